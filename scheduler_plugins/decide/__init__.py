@@ -1,0 +1,1 @@
+"""What the cluster should do: pure rules over events and settings.  PURE"""

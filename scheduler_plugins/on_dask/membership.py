@@ -1,0 +1,188 @@
+"""Who takes part: which workers have agents, of which version and settings, and how the others get theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distributed.protocol import pickle
+
+import swarm
+from swarm.config import Resolved, conflict_error, conflicts
+from swarm.errors import (
+    MissingPackageError,
+    SettingsError,
+    SwarmError,
+    VersionMismatchError,
+)
+from swarm.protocol import AgentRefused, AgentStarted, Event
+from swarm.versions import mismatch
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+INSTALL_TIMEOUT_S = 30.0
+UNCLAIMED_HELLOS = 1000
+"""Hellos of workers that have not registered (yet): a bound, since a worker may end in between."""
+
+Reply = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What the agents of a worker say of themselves."""
+
+    version: str
+    agents: tuple[str, ...]
+    absent: Mapping[str, str]
+
+
+class Membership:
+    """Answers hellos, remembers who runs what, and installs agents where they are asked for."""
+
+    def __init__(self, scheduler: Scheduler, resolved: Resolved, publish: Callable[[Event], None]) -> None:
+        self._scheduler = scheduler
+        self._resolved = resolved
+        self._publish = publish
+        self._hellos: dict[str, Hello] = {}
+        self._refused: dict[str, str] = {}
+        self._clients: dict[str, str] = {}
+        self._install_on_join = False
+
+    # -- Dask's hooks ------------------------------------------------------------------------------------------
+
+    def has_agents(self, worker: str) -> bool:
+        return worker in self._hellos
+
+    def worker_joined(self, worker: str) -> list[Event]:
+        """The events about the agents of a worker that just registered."""
+        now_s = time.time()
+        if hello := self._hellos.get(worker):
+            return [_started(worker, hello, now_s)]
+        if reason := self._refused.get(worker):
+            return [AgentRefused(at_s=now_s, worker=worker, reason=reason)]
+        if self._install_on_join:
+            self._scheduler._ongoing_background_tasks.call_soon(self._install_one, worker)
+        return []
+
+    def worker_left(self, worker: str) -> None:
+        self._hellos.pop(worker, None)
+        self._refused.pop(worker, None)
+
+    def client_left(self, client: str) -> None:
+        self._clients.pop(client, None)
+
+    # -- handlers ----------------------------------------------------------------------------------------------
+
+    async def hello_worker(
+        self,
+        worker: str,
+        version: str,
+        explicit: dict[str, Any],
+        agents: Collection[str] = (),
+        absent: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """The agents of a worker want to start: check versions, then settings; answer with the settings to use."""
+        try:
+            self._check_versions(workers={worker: version})
+            self._check_settings(explicit, where=f"on worker {worker}")
+        except SwarmError as error:
+            self._bound(self._refused)
+            self._refused[worker] = str(error)
+            if worker in self._scheduler.workers:
+                self._publish(AgentRefused(at_s=time.time(), worker=worker, reason=str(error)))
+            return _refusal(error)
+        self._refused.pop(worker, None)
+        self._bound(self._hellos)
+        hello = self._hellos[worker] = Hello(version, tuple(agents), dict(absent or {}))
+        if worker in self._scheduler.workers:
+            self._publish(_started(worker, hello, time.time()))
+        return {"version": swarm.__version__, "settings": self._resolved.settings.flat()}
+
+    async def hello_client(self, client: str, version: str, explicit: dict[str, Any]) -> Reply:
+        """A client connects: check versions of everybody, then its settings."""
+        try:
+            self._check_versions(clients={client: version})
+            self._check_settings(explicit, where="on the client")
+        except SwarmError as error:
+            return _refusal(error)
+        self._clients[client] = version
+        bare = [worker for worker in self._scheduler.workers if worker not in self._hellos]
+        return {"version": swarm.__version__, "settings": self._resolved.settings.flat(), "without_agents": bare}
+
+    async def install_agents(self) -> dict[str, str]:
+        """Start agents on every worker that has none, now and whenever one joins.
+
+        Returns worker → why it still has none, for those where it failed.
+        """
+        self._install_on_join = True
+        return await self._install([w for w in self._scheduler.workers if w not in self._hellos])
+
+    async def _install_one(self, worker: str) -> None:
+        await self._install([worker])
+
+    async def _install(self, workers: list[str]) -> dict[str, str]:
+        # By reference, so that a worker without the package answers with an error and is otherwise unharmed. A
+        # worker plugin would travel in the registration itself and keep such a worker from joining.
+        from swarm.agents import install
+
+        message = {"op": "run", "function": pickle.dumps(install)}
+        failed: dict[str, str] = {}
+
+        async def install_on(worker: str) -> None:
+            broadcast = self._scheduler.broadcast(msg=message, workers=[worker], on_error="return")
+            try:
+                answer = (await asyncio.wait_for(broadcast, INSTALL_TIMEOUT_S))[worker]
+            except TimeoutError:
+                answer = TimeoutError(f"the worker did not answer within {INSTALL_TIMEOUT_S:.0f} s")
+            if isinstance(answer, Mapping) and answer.get("status") == "OK":
+                return
+            error = answer.get("exception") if isinstance(answer, Mapping) else answer
+            failed[worker] = str(_explained(error, worker))
+            self._refused[worker] = failed[worker]
+            self._publish(AgentRefused(at_s=time.time(), worker=worker, reason=failed[worker]))
+
+        await asyncio.gather(*map(install_on, workers))
+        return failed
+
+    # -- checks ------------------------------------------------------------------------------------------------
+
+    def _check_versions(
+        self, clients: Mapping[str, str] | None = None, workers: Mapping[str, str] | None = None
+    ) -> None:
+        known = {worker: hello.version for worker, hello in self._hellos.items()}
+        line = mismatch(swarm.__version__, {**self._clients, **(clients or {})}, {**known, **(workers or {})})
+        if line:
+            raise VersionMismatchError(line)
+
+    def _check_settings(self, explicit: dict[str, Any], where: str) -> None:
+        if not isinstance(explicit, Mapping):
+            raise SettingsError(f"the settings {where} are a {type(explicit).__name__}, must be a mapping")
+        if differences := conflicts(explicit, self._resolved.settings):
+            raise conflict_error(differences, scheduler=self._scheduler.address, where=where)
+
+    def _bound(self, known: dict[str, Any]) -> None:
+        unclaimed = [worker for worker in known if worker not in self._scheduler.workers]
+        for worker in unclaimed[: max(0, len(unclaimed) - UNCLAIMED_HELLOS)]:
+            del known[worker]
+
+
+def _started(worker: str, hello: Hello, at_s: float) -> AgentStarted:
+    return AgentStarted(at_s=at_s, worker=worker, agents=hello.agents, version=hello.version, absent=hello.absent)
+
+
+def _refusal(error: SwarmError) -> Reply:
+    return {"error": type(error).__name__, "message": str(error)}
+
+
+def _explained(error: object, worker: str) -> Exception:
+    """What a person should know of an installation that failed."""
+    if isinstance(error, ModuleNotFoundError):
+        install = f"install dask-swarm=={swarm.__version__} there, or remove that worker"
+        return MissingPackageError(f"worker {worker} can't import swarm ({error}); {install}")
+    if isinstance(error, SwarmError):
+        return error
+    return MissingPackageError(f"worker {worker} could not start its agents: {error!r}; see its log")

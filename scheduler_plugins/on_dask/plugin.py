@@ -1,0 +1,268 @@
+"""The plugin that Dask's scheduler loads: it hands Dask's hooks to the parts, each behind the guard."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+from tornado.ioloop import PeriodicCallback
+
+import swarm
+from scheduler_plugins.decide.controller import Controller
+from scheduler_plugins.on_dask import observe, selftest
+from scheduler_plugins.on_dask.enact import Enactor
+from scheduler_plugins.on_dask.guard import Guard
+from scheduler_plugins.on_dask.loop import ControlLoop
+from scheduler_plugins.on_dask.membership import Membership
+from scheduler_plugins.on_dask.runs import Key, Runs
+from swarm import config_sources
+from swarm.config import Layer, Resolved, resolve
+from swarm.dashboard.view_model import ViewModel
+from swarm.errors import ProtocolError, RunFailedError
+from swarm.protocol import SCHEMA_VERSION, Event, PartDisabled, RunStatus, WorkerLeft, to_wire
+from swarm.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+    from swarm.dashboard.routes import Page
+
+NAME = "swarm"
+"""Of the plugin, of the heartbeat extension and of the entry in the scheduler's metadata."""
+
+
+class SwarmPlugin(SchedulerPlugin):
+    """Makes a Dask scheduler the head of a swarm.
+
+    Loaded by `dask scheduler --preload scheduler_plugins`, or sent to a plain scheduler by the first agent or client
+    with `register_scheduler_plugin`; so it pickles small, and everything is built in `start`.
+
+    Parameters
+    ----------
+    explicit
+        Settings of whoever sends it. The scheduler's own settings are stronger, defaults are weaker.
+    sender
+        Who sends it, as a person would say it; empty for the preload.
+    """
+
+    name = NAME
+    idempotent = True
+
+    def __init__(self, explicit: Mapping[str, Any] | None = None, sender: str = "") -> None:
+        self._explicit = dict(explicit or {})
+        self._sender = sender
+        self._is_running = False
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Build the parts. A wrong setting raises `SettingsError`, which stops a scheduler that is starting."""
+        if self._is_running:
+            return
+        own = config_sources.load()
+        self.resolved: Resolved = resolve([Layer(self._sender, self._explicit), Layer("scheduler", own.explicit)])
+        self.scheduler = scheduler
+        self.log = get_logger(agent="scheduler", scheduler=scheduler.address)
+        self.guard = Guard(self.log, self._on_disabled)
+        self.view = ViewModel()
+        self.runs = Runs()
+        self.finished = 0
+        self.erred = 0
+        self.malformed = 0
+        self.loop = ControlLoop(
+            scheduler, Controller(self.resolved.settings), Enactor(scheduler), self.view, self.guard, self.log
+        )
+        self.members = Membership(scheduler, self.resolved, self.loop.take)
+        for feature, reason in selftest.missing(scheduler).items():
+            self.guard.switch_off(feature, reason)
+        self._is_running = True
+        self._connect()
+        for state in list(scheduler.workers.values()):
+            self._welcome(state.address)
+        self.log.info("swarm_started", version=swarm.__version__, sender=self._sender or "preload", page=self.page_url)
+
+    def _connect(self) -> None:
+        """Hook into the scheduler; `_disconnect` undoes it."""
+        scheduler = self.scheduler
+        self._handlers: dict[str, Callable[..., Any]] = {
+            "swarm_hello_worker": self.members.hello_worker,
+            "swarm_hello_client": self.members.hello_client,
+            "swarm_install_agents": self.members.install_agents,
+            "swarm_status": self.status,
+            "swarm_announce_run": self.announce_run,
+            "swarm_end_run": self.end_run,
+            "swarm_run": self.run,
+            "swarm_explain_run": self.explain_run,
+        }
+        scheduler.handlers.update(self._handlers)
+        scheduler.task_metadata[NAME] = {"version": swarm.__version__, "schema": SCHEMA_VERSION}
+        self.ear = observe.TelemetryEar(self._on_telemetry)
+        scheduler.extensions[NAME] = self.ear
+        self._sampler = observe.ClusterSampler(scheduler)
+        self._period_s = min(1.0, self.resolved.settings.monitoring_interval)
+        self._cycle = PeriodicCallback(self._on_cycle, self._period_s * 1000)
+        self._cycle.start()
+        self.page: Page | None = None
+        if self.guard.is_on("dashboard"):
+            with self.guard("dashboard"):
+                from swarm.dashboard.routes import install
+
+                self.page = install(scheduler, self.view)
+
+    def _disconnect(self) -> None:
+        if not self._is_running:
+            return
+        self._is_running = False
+        self._cycle.stop()
+        self.ear.hear = None  # the extension itself stays: workers may still send to it
+        for name in self._handlers:
+            self.scheduler.handlers.pop(name, None)
+        self.scheduler.task_metadata.pop(NAME, None)
+        if self.page is not None:
+            self.page.close()
+
+    async def before_close(self) -> None:
+        self._disconnect()
+
+    @property
+    def page_url(self) -> str | None:
+        return self.page.url if self.page else None
+
+    # -- Dask's hooks ------------------------------------------------------------------------------------------
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        if self._is_running and self.guard.is_on("membership"):
+            with self.guard("membership"):
+                self._welcome(worker)
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any) -> None:
+        if self._is_running and self.guard.is_on("membership"):
+            with self.guard("membership"):
+                self.members.worker_left(worker)
+                self.loop.take(WorkerLeft(at_s=time.time(), worker=worker, reason=stimulus_id.rpartition("-")[0]))
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        if self._is_running:
+            with self.guard("runs"):
+                self.members.client_left(client)
+                self._take(self.runs.client_left(client, time.time()))
+
+    def update_graph(
+        self, scheduler: Scheduler, *, client: str, keys: Collection[Key], tasks: Collection[Key], **kwargs: Any
+    ) -> None:
+        if self._is_running and self.guard.is_on("runs"):
+            with self.guard("runs"):
+                known = scheduler.tasks
+                states = {key: known[key].state for key in tasks if key in known}
+                self._take(self.runs.graph_arrived(keys, states, time.time()))
+
+    def transition(self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
+        """Called for every transition of every task: plain work pays two comparisons and a failed look-up."""
+        if finish == "memory":
+            if start == "processing":
+                self.finished += 1
+        elif finish == "erred":
+            self.erred += 1
+        elif finish != "forgotten":
+            return
+        if key in self.runs.by_key and self.guard.is_on("runs"):
+            with self.guard("runs"):
+                self._on_task_of_run(key, start, finish, kwargs)
+
+    def _on_task_of_run(self, key: Key, start: str, finish: str, details: Mapping[str, Any]) -> None:
+        now_s = time.time()
+        task = self.scheduler.tasks[key]
+        function = task.prefix.name if task.prefix else str(key)
+        worker = str(details.get("worker") or (task.erred_on and next(iter(task.erred_on))) or "")
+        if finish == "memory" and start == "processing":
+            spans = details.get("startstops") or ()
+            duration_s = sum(span["stop"] - span["start"] for span in spans if span["action"] == "compute")
+            self._take(self.runs.task_finished(key, function, worker, duration_s, max(task.nbytes, 0), now_s))
+        elif finish == "erred":
+            self._take(self.runs.task_erred(key, function, worker, task.exception_text or "", now_s))
+        elif finish == "forgotten":
+            self._take(self.runs.task_forgotten(key, now_s))
+
+    # -- our own -----------------------------------------------------------------------------------------------
+
+    def _welcome(self, worker: str) -> None:
+        joined = observe.worker_joined(self.scheduler.workers[worker], has_agents=self.members.has_agents(worker))
+        self._take([joined, *self.members.worker_joined(worker)])
+
+    def _on_telemetry(self, worker: str, data: object) -> None:
+        if not self.guard.is_on("telemetry"):
+            return
+        with self.guard("telemetry"):
+            try:
+                event = observe.telemetry_arrived(worker, data)
+            except ProtocolError as error:  # somebody else's fault: count it, but stay on
+                self.malformed += 1
+                if self.malformed & (self.malformed - 1) == 0:  # 1, 2, 4, 8, …: a bad worker can't flood the log
+                    self.log.warning("telemetry_malformed", worker=worker, reason=str(error), count=self.malformed)
+                return
+            self.loop.take(event)
+            if self.runs.by_key:
+                self.runs.telemetry_arrived(event.telemetry)
+
+    def _on_cycle(self) -> None:
+        if not self.guard.is_on("samples"):
+            return
+        with self.guard("samples"):
+            self.loop.take(self._sampler.sample(self.finished, self.erred, self._period_s))
+            if self.runs.by_key:
+                processing: dict[str, int] = {}
+                for state in self.scheduler.workers.values():
+                    for task in state.processing:
+                        for run in self.runs.by_key.get(task.key, ()):
+                            processing[run.run] = processing.get(run.run, 0) + 1
+                self._take(self.runs.progressed(processing, time.time()))
+
+    def _on_disabled(self, part: str, reason: str, failures: int) -> None:
+        self.loop.take(PartDisabled(at_s=time.time(), part=part, reason=reason, failures=failures))
+
+    def _take(self, events: list[Event]) -> None:
+        for event in events:
+            self.loop.take(event)
+
+    # -- handlers: what clients ask ----------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        """Everything that `swarm status` and the page show."""
+        return {
+            "version": swarm.__version__,
+            "scheduler": self.scheduler.address,
+            "page": self.page_url,
+            "page_absent": self.page.reason if self.page else self.guard.off.get("dashboard", "it failed to start"),
+            "settings": self.resolved.settings.flat(),
+            "origin": self.resolved.origin,
+            "failures": dict(self.guard.failures),
+            "off": dict(self.guard.off),
+            "malformed_telemetry": self.malformed,
+            **self.view.state(time.time()),
+        }
+
+    async def announce_run(self, run: str, name: str, client: str, wanted: Collection[Key]) -> None:
+        self.runs.announced(run, name, client, wanted, time.time())
+
+    async def end_run(self, run: str, status: RunStatus, reason: str) -> None:
+        self._take(self.runs.ended(run, status, reason, time.time()))
+
+    async def run(self, run: str) -> dict[str, Any]:
+        """How far a run is."""
+        known = self.runs.get(run)
+        if known is None:
+            return {"error": RunFailedError.__name__, "message": f"run {run} is not known to this scheduler"}
+        return known.summary(time.time())
+
+    async def explain_run(self, run: str) -> dict[str, Any]:
+        """How far a run is, and what happened in the cluster meanwhile."""
+        summary = await self.run(run)
+        known = self.runs.get(run)
+        if known is not None:
+            end_s = known.ended_at_s or time.time()
+            meanwhile = [e for e in self.loop.history if known.submitted_at_s <= e.at_s <= end_s]
+            summary["events"] = [to_wire(event) for event in meanwhile[-1000:]]
+            summary["names"] = {ws.address: str(ws.name) for ws in self.scheduler.workers.values()}
+        return summary

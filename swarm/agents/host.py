@@ -1,0 +1,136 @@
+"""The host of a worker's agents: says hello to the scheduler, starts them, puts their telemetry in the heartbeat."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.protocol import pickle
+
+import swarm
+from swarm import config_sources, errors
+from swarm.agents.resource import ResourceAgent
+from swarm.config import Layer, Settings, resolve
+from swarm.errors import ConnectError, MissingPackageError, ProtocolError, SettingsError, SwarmError
+from swarm.telemetry.logs import get_logger
+from swarm.telemetry.sampler import Sampler
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+NAME = "swarm"
+HELLO_TIMEOUT_S = 20.0
+
+
+class AgentHost(WorkerPlugin):
+    """Lives on a worker as a Dask plugin, so that it ends with the worker."""
+
+    name = NAME
+
+    def __init__(self, agents: list[ResourceAgent]) -> None:
+        self.agents = agents
+
+    def setup(self, worker: Worker) -> None:
+        for agent in self.agents:
+            agent.start()
+        worker.extensions[NAME] = self
+
+    def teardown(self, worker: Worker) -> None:
+        worker.extensions.pop(NAME, None)
+        for agent in self.agents:
+            agent.stop()
+
+    def heartbeat(self) -> dict[str, float | int] | None:
+        """What this worker's next heartbeat carries to `scheduler.extensions["swarm"]`; None when nothing is new."""
+        telemetry = self.agents[0].take_latest()
+        return telemetry.to_wire() if telemetry else None
+
+
+async def start_as_preload(worker: Worker) -> None:
+    """Start the agents while a worker starts.
+
+    A wrong setting closes the worker: whoever wrote it wants to know now. Anything else that goes wrong leaves a
+    plain Dask worker: better a cluster that works without agents than one that does not work.
+    """
+    log = get_logger(worker=worker.address, agent="host")
+    try:
+        await start(worker)
+    except SettingsError as error:
+        log.critical("agents_refused", reason=str(error))
+        worker.loop.add_callback(worker.close, reason="swarm-settings")
+    except SwarmError as error:
+        log.error("agents_refused", reason=str(error), consequence="this worker runs as a plain Dask worker")
+    except Exception as error:
+        log.error("agents_failed", consequence="this worker runs as a plain Dask worker", exc_info=error)
+
+
+async def start(worker: Worker) -> None:
+    """Say hello and start the agents; does nothing where they run already. Raises `SwarmError` on a refusal."""
+    if NAME in worker.plugins:
+        return
+    explicit = config_sources.load().explicit
+    sampler = Sampler(worker.local_directory, worker.memory_manager.memory_limit)
+    try:
+        settings = await _hello(worker, explicit, sampler.absent)
+        host = AgentHost([ResourceAgent(sampler, settings.monitoring_interval)])
+        await worker.plugin_add(host, name=NAME, catch_errors=False)
+    except BaseException:
+        sampler.close()
+        raise
+    log = get_logger(worker=worker.address, agent="host")
+    log.info("agents_started", version=swarm.__version__, agents=[agent.name for agent in host.agents])
+
+
+async def _hello(worker: Worker, explicit: dict[str, Any], absent: dict[str, str]) -> Settings:
+    """Introduce the worker to the scheduler, putting swarm there first if need be; returns the settings to use."""
+    scheduler = worker.scheduler
+    try:
+        async with asyncio.timeout(HELLO_TIMEOUT_S):
+            known = await scheduler.get_metadata(keys=[NAME], default=None)
+            if known is None:
+                await install_on_scheduler(scheduler, explicit, sender=f"worker {worker.address}")
+            answer = await scheduler.swarm_hello_worker(
+                worker=worker.address,
+                version=swarm.__version__,
+                explicit=explicit,
+                agents=[ResourceAgent.name],
+                absent=absent,
+            )
+    except TimeoutError:
+        raise ConnectError(
+            f"scheduler {scheduler.address} did not answer the agents within {HELLO_TIMEOUT_S:.0f} s"
+        ) from None
+    return settings_of(answer, scheduler.address)
+
+
+async def install_on_scheduler(scheduler: Any, explicit: Mapping[str, Any], sender: str) -> None:
+    """Send the scheduler's side of swarm to a plain scheduler (`Scheduler.register_scheduler_plugin`).
+
+    `scheduler` is an rpc to it. Raises `MissingPackageError` when it can't import swarm.
+    """
+    from scheduler_plugins.on_dask.plugin import SwarmPlugin
+
+    plugin = pickle.dumps(SwarmPlugin(explicit, sender))
+    try:
+        await scheduler.register_scheduler_plugin(plugin=plugin, name=NAME, idempotent=True)
+    except ModuleNotFoundError as error:
+        what_to_do = f"install dask-swarm=={swarm.__version__} there and start it again"
+        raise MissingPackageError(f"scheduler {scheduler.address} can't import swarm ({error}); {what_to_do}") from None
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise
+        what_to_do = "start it with `dask scheduler --preload scheduler_plugins`"
+        raise MissingPackageError(f"scheduler {scheduler.address} takes no plugins ({error}); {what_to_do}") from None
+
+
+def settings_of(answer: object, scheduler: str) -> Settings:
+    """The settings in the scheduler's answer to a hello; raises the `SwarmError` that it names instead."""
+    if not isinstance(answer, Mapping):
+        raise ProtocolError(f"scheduler {scheduler} answered the hello with {answer!r}")
+    if "error" in answer:
+        kind = getattr(errors, str(answer["error"]), SwarmError)
+        is_ours = isinstance(kind, type) and issubclass(kind, SwarmError)
+        raise (kind if is_ours else SwarmError)(str(answer["message"]))
+    return resolve([Layer(f"scheduler {scheduler}", answer["settings"])]).settings

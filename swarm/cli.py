@@ -1,0 +1,260 @@
+"""The command line: `swarm …`, and the same as `dask swarm …`.
+
+Dask's own command imports this module each time it runs, so everything heavy is imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from swarm import __version__
+from swarm.errors import SwarmError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class Refusal(click.ClickException):
+    """A `SwarmError` on its way to the terminal: one line, and its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"swarm: error: {self.message}", file=file or sys.stderr)
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `--log-level`, quiet Dask down, and turn errors into one line."""
+
+    @click.option(
+        "--log-level",
+        type=click.Choice(LEVELS, case_sensitive=False),
+        default="WARNING",
+        show_default=True,
+        envvar="SWARM_LOG_LEVEL",
+        help="What is logged; DEBUG also shows tracebacks and what Dask says.",
+    )
+    @functools.wraps(function)
+    def wrapped(*args: Any, log_level: str, **options: Any) -> Any:
+        _set_up_logs(log_level)
+        try:
+            return function(*args, **options)
+        except (SwarmError, TimeoutError) as error:
+            if log_level == "DEBUG":
+                traceback.print_exc()
+            raise Refusal(str(error), getattr(error, "exit_code", 1)) from None
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 — a person at a terminal wants one line
+            if log_level == "DEBUG":
+                traceback.print_exc()
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            raise Refusal(f"{what} (run it again with --log-level DEBUG for the whole story)", 1) from None
+
+    return wrapped
+
+
+def _set_up_logs(level: str) -> None:
+    import logging
+
+    import distributed  # noqa: F401 — sets the levels of its loggers when it is imported
+
+    from swarm.telemetry import logs
+
+    logs.configure(level, json=not sys.stderr.isatty())
+    if level != "DEBUG":
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="dask-swarm", prog_name="swarm")
+def cli() -> None:
+    """A Dask cluster that looks after itself."""
+
+
+class Workloads(click.Group):
+    """One command per workload, with the parameters of the workload as its options."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        import workloads
+
+        return workloads.names()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        from workloads import catalogue
+
+        try:
+            summary, parameters = catalogue.describe(cmd_name)
+        except SwarmError as error:
+            raise Refusal(str(error), error.exit_code) from None
+        options: list[click.Parameter] = [
+            click.Option(
+                [f"--{parameter.name.replace('_', '-')}", f"p_{parameter.name}"],
+                metavar=parameter.name.upper(),
+                default=None,
+                help=_help(parameter),
+            )
+            for parameter in parameters
+        ]
+
+        @command
+        def run_workload(
+            address: str | None, workers: int | None, timeout: float | None, verify: bool, **given: str | None
+        ) -> None:
+            values = {key.removeprefix("p_"): value for key, value in given.items() if value is not None}
+            _run(cmd_name, values, address=address, workers=workers, timeout=timeout, verify=verify)
+
+        made = click.Command(cmd_name, callback=run_workload, help=summary, params=options)
+        for option in (
+            click.option("--address", help="Of a running scheduler; without it, a local cluster is started."),
+            click.option("--workers", type=click.IntRange(1), help="Of the local cluster."),
+            click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds to wait for the result."),
+            click.option("--verify/--no-verify", default=True, show_default=True, help="Check the result."),
+        ):
+            option(made)
+        made.params += getattr(run_workload, "__click_params__", [])
+        return made
+
+
+def _help(parameter: Any) -> str:
+    default = "" if parameter.default is None else f"  [default: {parameter.default}]"
+    return f"{parameter.description or parameter.name}: {parameter.allowed}{default}"
+
+
+@cli.group("run", cls=Workloads)
+def run_group() -> None:
+    """Run a workload, show its progress, and verify its result."""
+
+
+def _run(
+    name: str, values: dict[str, str], *, address: str | None, workers: int | None, timeout: float | None, verify: bool
+) -> None:
+    import swarm
+    import workloads
+    from swarm.deploy.signals import stopping_on_signals
+
+    out, err = _consoles()
+    workload = workloads.create(name, **values)  # refused before anything is started
+    code = 0
+    with stopping_on_signals() as stop:
+        if address is None:
+            err.print("starting a local cluster …", style="dim")
+        with swarm.connect(address, workers=workers) as cluster:
+            err.print(f"scheduler {cluster.address}   dashboard {cluster.page or 'none'}", style="dim")
+            run = cluster.submit(workload)
+            run.progress(err, timeout=timeout)
+            result = run.result(timeout=timeout)
+            out.print(workload.summary(result) if hasattr(workload, "summary") else repr(result), highlight=False)
+            if verify:
+                with err.status("verifying …"):
+                    verdict = workload.verify(result)
+                out.print("verified: " if verdict.passed else "WRONG: ", verdict.summary, sep="", highlight=False)
+                code = 0 if verdict.passed else 1
+    _leave(stop, code)
+
+
+@cli.command()
+@click.option("--workers", type=click.IntRange(1), help="Worker processes; by default as many as this machine carries.")
+@click.option("--config", type=click.Path(path_type=Path), help="A swarm_config file (JSON or YAML).")
+@command
+def demo(workers: int | None, config: Path | None) -> None:
+    """Run the three workloads on a local swarm and verify their results."""
+    import swarm
+    from swarm.demo import run_demo
+    from swarm.deploy.signals import stopping_on_signals
+
+    out, err = _consoles()
+    code = 1
+    with stopping_on_signals() as stop:
+        err.print("starting a scheduler and workers …", style="dim")
+        with swarm.connect(config=config, workers=workers) as cluster:
+            code = 0 if run_demo(cluster, out, err) else 1
+    _leave(stop, code)
+
+
+@cli.command()
+@click.option("--config", type=click.Path(path_type=Path), help="A swarm_config file (JSON or YAML).")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8786, show_default=True, help="Of the scheduler; 0 for any free port.")
+@click.option("--dashboard-port", default=8787, show_default=True, help="0 for any free port.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes; by default as many as this machine carries.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of each worker.")
+@click.option("--memory-limit", default="auto", show_default=True, help="Of each worker, as for `dask worker`.")
+@click.option("--log-directory", type=click.Path(path_type=Path), help="Logs go here instead of to standard error.")
+@click.option("--demo", "with_demo", is_flag=True, help="Run the demo workloads on it.")
+@click.option("--monitor-duration", type=click.FloatRange(0, min_open=True), help="Stop after so many seconds.")
+@command
+def deploy(**options: Any) -> None:
+    """Start a scheduler and workers and keep them running, until Ctrl-C or SIGTERM stops them all."""
+    from swarm.demo import run_deploy
+
+    out, err = _consoles()
+    _leave(None, run_deploy(out, err, **options))
+
+
+@cli.command()
+@click.argument("address", required=False)
+@click.option("--json", "as_json", is_flag=True, help="For other programs.")
+@command
+def status(address: str | None, as_json: bool) -> None:
+    """Show the workers, alerts and runs of a cluster. Changes nothing there."""
+    from swarm.status import fetch, render
+
+    out, _ = _consoles()
+    found = fetch(address)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(found, indent=1))
+    else:
+        render(found, out)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="For other programs.")
+@command
+def doctor(as_json: bool) -> None:
+    """Say what this machine offers, and what is missing, why, and how to get it."""
+    from swarm import doctor as examination
+
+    findings = examination.examine()
+    if as_json:
+        click.echo(examination.as_json(findings))
+    else:
+        examination.render(findings, _consoles()[0])
+
+
+def _consoles() -> tuple[Console, Console]:
+    """For results, and for progress and remarks."""
+    from rich.console import Console
+
+    return Console(), Console(stderr=True)
+
+
+def _leave(stop: Any, code: int) -> None:
+    """Exit with the code that shells expect: 128 + signal when one asked us to stop."""
+    number = getattr(stop, "signal", None)
+    if number is not None:
+        click.echo(f"swarm: stopped by {number.name}", err=True)
+        sys.exit(128 + number)
+    sys.exit(code)
+
+
+def main() -> None:
+    """Entry point of the command `swarm`."""
+    cli.main(prog_name="swarm")
+
+
+if __name__ == "__main__":
+    main()

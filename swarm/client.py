@@ -1,0 +1,373 @@
+"""The user's side: connect to a cluster, or start one, and submit work to it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+import os
+import secrets
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from distributed import Client
+
+import swarm as package
+from swarm import config_sources
+from swarm.agents.host import NAME, install_on_scheduler, settings_of
+from swarm.config import Resolved, Settings
+from swarm.errors import ConnectError, MissingPackageError, SchedulerLostError, SwarmError, nearest
+from swarm.protocol import KINDS, TOPIC, Event, from_wire
+from swarm.run import Run
+from swarm.submission import prepare
+from swarm.telemetry.logs import get_logger
+
+if TYPE_CHECKING:
+    from swarm.deploy.local import LocalProcesses
+
+Handler = Callable[[Any], object]
+
+_lock = threading.Lock()
+_open: list[Swarm] = []
+"""Swarms that are connected, the current one last."""
+
+
+def connect(
+    address: str | None = None,
+    *,
+    config: str | Path | None = None,
+    timeout: float = 10.0,
+    workers: int | None = None,
+    threads_per_worker: int | None = None,
+    asynchronous: bool = False,
+    security: Any = None,
+    **settings: Any,
+) -> Swarm:
+    """Connect to a Dask cluster and make it a swarm.
+
+    Parameters
+    ----------
+    address
+        Of a Dask scheduler, `"tcp://host:8786"`, with or without swarm: a plain scheduler and plain workers get
+        their side from here. None starts a local cluster in processes of its own, which ends with the `Swarm`.
+    config
+        A swarm_config file (JSON or YAML).
+    timeout
+        Seconds to wait for the scheduler.
+    workers, threads_per_worker
+        Size of the local cluster, by default that of the machine; only without an address.
+    asynchronous
+        For use in coroutines: `s = await swarm.connect(…, asynchronous=True)`.
+    security
+        `distributed.Security` for a cluster that uses TLS.
+    **settings
+        Settings by name, stronger than any file: `max_agents=8`. They must agree with those of the scheduler.
+
+    Raises
+    ------
+    ConnectError
+        No scheduler answers at the address.
+    VersionMismatchError
+        Client, scheduler and workers run different versions of swarm.
+    MissingPackageError
+        The scheduler or a worker can't import swarm.
+    SettingsError, SettingsConflictError
+        A setting is wrong, or differs from the scheduler's.
+
+    Examples
+    --------
+    >>> s = swarm.connect()  # doctest: +SKIP
+    >>> s.submit("kmeans", clusters=8).result()  # doctest: +SKIP
+    """
+    resolved = config_sources.load(config, **settings)
+    if address is not None and (workers, threads_per_worker) != (None, None):
+        raise ConnectError(f"workers and threads_per_worker are for a local cluster, not for the one at {address}")
+    cluster = None
+    if address is None:
+        cluster = _start_cluster(resolved, workers, threads_per_worker)
+        address = cluster.address
+    try:
+        client = _dask_client(address, timeout, asynchronous, security)
+        return Swarm(client, resolved=resolved, cluster=cluster, own_client=True, timeout=timeout)
+    except BaseException:
+        if cluster is not None:
+            cluster.close()
+        raise
+
+
+def _start_cluster(resolved: Resolved, workers: int | None, threads_per_worker: int | None) -> LocalProcesses:
+    from swarm.deploy.local import LocalProcesses
+    from swarm.deploy.spec import ClusterSpec
+
+    env = config_sources.as_env(resolved)
+    return LocalProcesses(ClusterSpec(workers=workers, threads_per_worker=threads_per_worker, env=env)).start()
+
+
+def _dask_client(address: str, timeout: float, asynchronous: bool, security: Any) -> Client:
+    try:
+        return Client(address, timeout=timeout, asynchronous=asynchronous, security=security, name="swarm")
+    except (OSError, ValueError, TypeError) as error:
+        raise no_connection(address, error) from None
+
+
+def no_connection(address: str, error: Exception) -> ConnectError:
+    why = " ".join(str(error).split())
+    if isinstance(error, ValueError | TypeError):
+        return ConnectError(f"{address!r} is no address of a Dask scheduler ({why}); it looks like tcp://host:8786")
+    start = "start one with `dask scheduler`, or mend the host and port (the scheduler prints its address)"
+    return ConnectError(f"no Dask scheduler answers at {address} ({why}); {start}")
+
+
+class Swarm:
+    """A connection to a cluster that is a swarm; wraps a `distributed.Client`, which stays usable as `client`.
+
+    Made by `connect`; `Swarm(client)` uses a client that exists already. A context manager. With an asynchronous
+    client, await the Swarm itself once, then all that methods return.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        resolved: Resolved | None = None,
+        cluster: LocalProcesses | None = None,
+        own_client: bool = False,
+        timeout: float = 10.0,
+    ) -> None:
+        self.client = client
+        self.cluster = cluster
+        """The processes of the local cluster, when there is one."""
+        self.settings: Settings
+        """Those of the scheduler, which everybody follows."""
+        self._resolved = resolved or config_sources.load()
+        self._own_client = own_client
+        self._timeout = timeout
+        self._numbers = itertools.count(1)
+        self._handlers: dict[str, list[Handler]] = {}
+        self._log = get_logger(client=client.id)
+        self._address = ""
+        if not self.asynchronous:
+            try:
+                self.sync(self._join)
+            except BaseException:
+                if own_client:
+                    client.close(timeout=2)
+                raise
+
+    def __repr__(self) -> str:
+        return f"<Swarm at {self.address}>"
+
+    def __await__(self) -> Any:
+        async def join() -> Swarm:
+            try:
+                await self.client
+            except (OSError, ValueError, TypeError) as error:
+                raise no_connection(str(self.client._start_arg), error) from None
+            await self._join()
+            return self
+
+        return join().__await__()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return await self  # type: ignore[no-any-return]
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # -- the connection ----------------------------------------------------------------------------------------
+
+    @property
+    def asynchronous(self) -> bool:
+        return bool(self.client.asynchronous)
+
+    @property
+    def address(self) -> str:
+        """Of the scheduler."""
+        return self._address
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self.client.status == "running")
+
+    def sync(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Run a coroutine function on the client's event loop: its result, or an awaitable when asynchronous."""
+        return self.client.sync(function, *args)
+
+    async def ask(self, operation: str, **arguments: Any) -> Any:
+        """Call one of swarm's handlers on the scheduler; raises the `SwarmError` that it answers with."""
+        if self.client.scheduler is None or not self.is_connected:
+            raise SchedulerLostError(f"not connected to the scheduler at {self.address}; connect again")
+        try:
+            answer = await getattr(self.client.scheduler, operation)(**arguments)
+        except OSError as error:
+            lost = f"the scheduler at {self.address} does not answer ({error}); start it again and connect again"
+            raise SchedulerLostError(lost) from None
+        if isinstance(answer, Mapping) and "message" in answer and "error" in answer:
+            settings_of(answer, self.address)  # raises
+        return answer
+
+    async def _join(self) -> None:
+        """Meet the scheduler: bring swarm where it is missing, and check versions and settings."""
+        scheduler = self.client.scheduler
+        assert scheduler is not None
+        self._address = str(scheduler.address)
+        explicit = self._resolved.explicit
+        if await scheduler.get_metadata(keys=[NAME], default=None) is None:
+            await install_on_scheduler(scheduler, explicit, sender=f"client {self.client.id}")
+        version = package.__version__
+        answer = await self.ask("swarm_hello_client", client=self.client.id, version=version, explicit=explicit)
+        self.settings = settings_of(answer, self._address)
+        if failed := await self.ask("swarm_install_agents"):
+            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            raise MissingPackageError(next(iter(failed.values())) + more)
+        with _lock:
+            _open.append(self)
+
+    def close(self) -> Any:
+        """Disconnect; ends the local cluster, when there is one."""
+        with _lock, contextlib.suppress(ValueError):
+            _open.remove(self)
+        if self.asynchronous:
+            return self._close()
+        if self._own_client:
+            self.client.close(timeout=5)
+        if self.cluster is not None:
+            self.cluster.close()
+        return None
+
+    async def _close(self) -> None:
+        if self._own_client:
+            await self.client.close()
+        if self.cluster is not None:
+            self.cluster.close()
+
+    # -- work --------------------------------------------------------------------------------------------------
+
+    def submit(self, what: object, /, *, keys: Sequence[Any] | None = None, name: str = "", **parameters: Any) -> Any:
+        """Submit work; returns a `Run` at once.
+
+        Parameters
+        ----------
+        what
+            Name of a workload (its parameters follow as keywords), a `Workload`, a Dask collection or Delayed, a
+            list of these, or a graph.
+        keys
+            Of a graph: the results that are wanted; by default those that no other task needs.
+        name
+            How the run is called on the dashboard.
+
+        Raises
+        ------
+        UnknownWorkloadError, WorkloadParameterError, UnreadableInputError, SubmissionError
+            Before anything is sent.
+        """
+        submission = prepare(what, parameters, keys=keys, name=name)
+        run = f"{submission.name}-{next(self._numbers)}-{secrets.token_hex(3)}"
+        return self.sync(self._submit, run, submission)
+
+    async def _submit(self, run: str, submission: Any) -> Run:
+        await self.ask(
+            "swarm_announce_run",
+            run=run,
+            name=submission.name,
+            client=self.client.id,
+            wanted=list(submission.keys),
+        )
+        futures = self.client.get(submission.graph, list(submission.keys), sync=False)
+        return Run(self, run, submission, dict(zip(submission.keys, futures, strict=True)))
+
+    def map(self, function: Callable[..., Any], *iterables: Iterable[Any], name: str = "", **constants: Any) -> Any:
+        """Call `function` on each element, as `distributed.Client.map`; a `Run` whose result is the list of values."""
+        from dask.delayed import delayed as make_delayed
+
+        delayed = make_delayed(function, pure=False)
+        calls = [delayed(*arguments, **constants) for arguments in zip(*iterables, strict=False)]
+        return self.submit(calls, name=name or getattr(function, "__name__", "map"))
+
+    # -- watching ----------------------------------------------------------------------------------------------
+
+    def status(self) -> Any:
+        """What `swarm status` prints, as a dict: workers, alerts, runs, settings, parts that are switched off."""
+        return self.sync(self._status)
+
+    async def _status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = await self.ask("swarm_status")
+        return answer
+
+    @property
+    def page(self) -> Any:
+        """Where the page `/swarm` is, or None."""
+        return self.sync(self._page)
+
+    async def _page(self) -> str | None:
+        url: str | None = (await self._status())["page"]
+        return url
+
+    def add_event_handler(self, event: str | type[Event], handler: Handler) -> None:
+        """Call `handler` with each event of a kind, as it happens; a function or a coroutine function.
+
+        Parameters
+        ----------
+        event
+            A class of `swarm.protocol` or its name, `"AlertRaised"`; `"*"` for all.
+        handler
+            Gets the event. Runs on the client's event loop, so it must not block. What it raises is logged.
+        """
+        kind = event if isinstance(event, str) else event.__name__
+        known = [name for name, cls in KINDS.items() if issubclass(cls, Event)]
+        if kind != "*" and kind not in known:
+            hint = f"; did you mean {near}?" if (near := nearest(kind, known)) else ""
+            raise SwarmError(f"there is no event {kind!r}{hint} (known are * and {', '.join(sorted(known))})")
+        if not self._handlers:
+            self.client.subscribe_topic(TOPIC, self._on_event)
+        self._handlers.setdefault(kind, []).append(handler)
+
+    def remove_event_handler(self, event: str | type[Event], handler: Handler) -> None:
+        """Take back `add_event_handler`."""
+        kind = event if isinstance(event, str) else event.__name__
+        self._handlers[kind].remove(handler)
+
+    async def _on_event(self, stamped: tuple[float, Any]) -> None:
+        event = from_wire(stamped[1])
+        kind = type(event).__name__
+        for handler in [*self._handlers.get(kind, ()), *self._handlers.get("*", ())]:
+            try:
+                outcome = handler(event)
+                if inspect.isawaitable(outcome):
+                    await outcome
+            except Exception as error:  # noqa: BLE001 — a user's handler; the others must still be called
+                self._log.error("event_handler_failed", handler=repr(handler), kind=kind, exc_info=error)
+
+
+def current() -> Swarm:
+    """The swarm that was connected last and is still open."""
+    with _lock:
+        if _open:
+            return _open[-1]
+    raise ConnectError("there is no swarm to submit to: call swarm.connect() first, with an address or without")
+
+
+def submit(what: object, /, **options: Any) -> Any:
+    """`Swarm.submit` on the current swarm."""
+    return current().submit(what, **options)
+
+
+def map(function: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Any:  # noqa: A001
+    """`Swarm.map` on the current swarm."""
+    return current().map(function, *iterables, **options)
+
+
+def _forget_in_child() -> None:
+    """A fork has no event loop thread, so it has no connection either."""
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

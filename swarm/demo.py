@@ -1,0 +1,157 @@
+"""`swarm demo` and `swarm deploy`: the main job, and a cluster that is kept running."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+import workloads
+from swarm import config_sources
+from swarm.client import Swarm, connect
+from swarm.deploy.local import LocalProcesses
+from swarm.deploy.signals import stopping_on_signals
+from swarm.deploy.spec import ClusterSpec
+from swarm.errors import SwarmError
+from swarm.telemetry.logs import LEVEL_VARIABLE, LOGGER
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from swarm.run import Explanation
+
+ACTS = ("kmeans", "heat", "options")
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Act:
+    """One workload of the demo, and how it went."""
+
+    name: str
+    tasks: int
+    elapsed_s: float
+    observed: str
+    passed: bool
+    verdict: str
+
+
+def run_demo(swarm: Swarm, out: Console, err: Console) -> bool:
+    """Run the workloads one after the other and print a table; True when all results are verified."""
+    page = swarm.page
+    err.print(f"scheduler {swarm.address}   dashboard {page or 'none'}", style="dim", highlight=False)
+    acts = [_act(swarm, name, err) for name in ACTS]
+    out.print(_table(acts, page))
+    return all(act.passed for act in acts)
+
+
+def _act(swarm: Swarm, name: str, err: Console) -> Act:
+    workload = workloads.create(name)
+    run = swarm.submit(workload)
+    run.progress(err)
+    explanation = run.explain()
+    facts = explanation.facts
+    try:
+        result = run.result()
+        with err.status(f"verifying {name} …"):
+            verdict = workload.verify(result)
+        passed, summary = verdict.passed, verdict.summary
+    except SwarmError:
+        raise
+    except Exception as error:  # noqa: BLE001 — what a task raised; the table says so, and the demo goes on
+        passed, summary = False, f"failed: {type(error).__name__}: {error}"
+    return Act(name, facts["tasks"], facts["elapsed_s"], _observed(explanation), passed, summary)
+
+
+def _observed(explanation: Explanation) -> str:
+    """What the swarm saw while a run was under way, in a few words."""
+    facts = explanation.facts
+    words = [f"{len(facts['workers'])} workers"]
+    if (cpu := facts["peak_host_cpu_percent"]) is not None:
+        words.append(f"host CPU up to {cpu:.0f} %")
+    if (memory := facts["peak_worker_memory_percent"]) is not None:
+        words.append(f"memory up to {memory:.0f} %")
+    alerts = [line for line in explanation.happenings() if line.startswith("alert,")]
+    words.append(f"{len(alerts)} alert{'s' * (len(alerts) != 1)}" if alerts else "no alerts")
+    return ", ".join(words)
+
+
+def _table(acts: list[Act], page: str | None) -> Table:
+    table = Table(caption=f"dashboard: {page or 'none'}", caption_justify="left", expand=False)
+    table.add_column("workload", style="bold")
+    table.add_column("tasks", justify="right")
+    table.add_column("time", justify="right")
+    table.add_column("what the swarm observed")
+    table.add_column("verified")
+    for act in acts:
+        mark = Text("✓ ", style="green") if act.passed else Text("✗ ", style="bold red")
+        table.add_row(
+            act.name, str(act.tasks), f"{act.elapsed_s:.1f} s", act.observed, mark.append(act.verdict, "default")
+        )
+    return table
+
+
+def run_deploy(
+    out: Console,
+    err: Console,
+    *,
+    config: Path | None,
+    host: str,
+    port: int,
+    dashboard_port: int,
+    workers: int | None,
+    threads: int | None,
+    memory_limit: str,
+    log_directory: Path | None,
+    with_demo: bool,
+    monitor_duration: float | None,
+) -> int:
+    """Supervise a scheduler and workers in the foreground; returns the exit code.
+
+    Ctrl-C and SIGTERM are the ordinary ways to end it, so they give 0 unless a demo was cut short.
+    """
+    resolved = config_sources.load(config)
+    env = config_sources.as_env(resolved)
+    if LOGGER.isEnabledFor(logging.DEBUG):
+        env |= {LEVEL_VARIABLE: "DEBUG", "DASK_LOGGING__DISTRIBUTED": "debug"}
+    spec = ClusterSpec(
+        workers=workers,
+        threads_per_worker=threads,
+        memory_limit=memory_limit,
+        host=host,
+        port=port,
+        dashboard_port=dashboard_port,
+        env=env,
+        log_directory=log_directory,
+        forward=log_directory is None,
+    )
+    code = 0
+    with stopping_on_signals() as stop:
+        with LocalProcesses(spec, on_progress=lambda line: err.print(line, style="dim", highlight=False)) as cluster:
+            err.print(f"scheduler at [bold]{cluster.address}[/], {len(cluster.processes) - 1} workers", highlight=False)
+            if cluster.dashboard_link:
+                page = cluster.dashboard_link.replace("/status", "/swarm")
+                err.print(f"dashboard at {page}", highlight=False)
+            err.print("Ctrl-C stops them all", style="dim")
+            started = time.monotonic()
+            if with_demo:
+                code = 1  # until it has ended well
+                with connect(cluster.address, config=config) as swarm:
+                    code = 0 if run_demo(swarm, out, err) else 1
+            while not cluster.shut_down:
+                if monitor_duration is not None and time.monotonic() - started >= monitor_duration:
+                    break
+                for change in cluster.poll():
+                    err.print(change.message, style="yellow", highlight=False)
+                time.sleep(POLL_S)
+        err.print("all processes have stopped", style="dim")
+    if stop.signal is not None:
+        err.print(f"stopped by {signal.Signals(stop.signal).name}", style="dim")
+    return code

@@ -1,0 +1,103 @@
+"""Every error that swarm raises on purpose: one line that says what, where, what is allowed, what to do.  PURE
+
+`SwarmError` and its children carry a message that is complete in itself. The command line prints it as
+`swarm: error: <message>` and exits with `exit_code`; a traceback appears only with `--log-level DEBUG`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SwarmError(Exception):
+    """Base of all errors of swarm. The message is one line, complete in itself."""
+
+    exit_code = 1
+
+
+class SettingsError(SwarmError):
+    """A settings key or value that is not allowed; names the key, the value and what is allowed."""
+
+    exit_code = 2
+
+
+class SettingsConflictError(SettingsError):
+    """Two places give different values for the same setting."""
+
+
+class UnknownWorkloadError(SwarmError):
+    """No workload has this name; the message suggests the nearest one."""
+
+    exit_code = 2
+
+
+class WorkloadParameterError(SwarmError):
+    """A parameter of a workload that is unknown, of the wrong type or out of range."""
+
+    exit_code = 2
+
+
+class UnreadableInputError(SwarmError):
+    """An input file of a workload that is missing or can't be read."""
+
+    exit_code = 2
+
+
+class SubmissionError(SwarmError):
+    """What was submitted is not a workload, a Dask collection, a Delayed or a graph."""
+
+    exit_code = 2
+
+
+class ConnectError(SwarmError):
+    """No Dask scheduler answers at the address."""
+
+
+class PortInUseError(SwarmError):
+    """A port that was asked for is taken by another process."""
+
+
+class MissingPackageError(SwarmError):
+    """A scheduler or worker can't import swarm."""
+
+
+class VersionMismatchError(SwarmError):
+    """Client, scheduler and workers do not run the same version of swarm; names all three."""
+
+
+class SchedulerLostError(SwarmError):
+    """The scheduler went away while a run was under way."""
+
+
+class RunFailedError(SwarmError):
+    """A run did not end well for a reason that is not an exception of one of its tasks."""
+
+
+class RunCancelledError(RunFailedError):
+    """The run was cancelled before its result was there."""
+
+
+class VerificationError(SwarmError):
+    """A result was computed, and its verification says that it is wrong."""
+
+
+class ProcessError(SwarmError):
+    """A scheduler or worker process that swarm started ended, or never got ready."""
+
+
+class ProtocolError(SwarmError):
+    """A message that does not fit `swarm.protocol`."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that looks most like `word`, or None when none is near.
+
+    >>> nearest("kmean", ["kmeans", "heat"])
+    'kmeans'
+    >>> nearest("zzz", ["kmeans", "heat"]) is None
+    True
+    """
+    folded = {k.casefold().replace("-", "_"): k for k in known}
+    found = difflib.get_close_matches(word.casefold().replace("-", "_"), folded, n=1, cutoff=0.5)
+    return folded[found[0]] if found else None
