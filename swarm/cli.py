@@ -77,7 +77,7 @@ def _set_up_logs(level: str) -> None:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("swarm", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, package_name="dask-swarm", prog_name="swarm")
 def cli() -> None:
     """A Dask cluster that looks after itself."""

@@ -18,7 +18,7 @@ import swarm as package
 from swarm import config_sources
 from swarm.agents.host import NAME, install_on_scheduler, settings_of
 from swarm.config import Resolved, Settings
-from swarm.errors import ConnectError, MissingPackageError, SchedulerLostError, SwarmError, nearest
+from swarm.errors import ConnectError, SchedulerLostError, SwarmError, nearest
 from swarm.protocol import KINDS, TOPIC, Event, from_wire
 from swarm.run import Run
 from swarm.submission import prepare
@@ -210,6 +210,8 @@ class Swarm:
         except OSError as error:
             lost = f"the scheduler at {self.address} does not answer ({error}); start it again and connect again"
             raise SchedulerLostError(lost) from None
+        if answer is None:  # what Dask answers when it has no such handler
+            raise SwarmError(f"the scheduler at {self.address} does not run swarm any more; connect again")
         if isinstance(answer, Mapping) and "message" in answer and "error" in answer:
             settings_of(answer, self.address)  # raises
         return answer
@@ -225,9 +227,10 @@ class Swarm:
         version = package.__version__
         answer = await self.ask("swarm_hello_client", client=self.client.id, version=version, explicit=explicit)
         self.settings = settings_of(answer, self._address)
-        if failed := await self.ask("swarm_install_agents"):
-            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-            raise MissingPackageError(next(iter(failed.values())) + more)
+        for worker, refusal in (await self.ask("swarm_install_agents")).items():
+            if refusal["error"] != SwarmError.__name__:
+                settings_of(refusal, self._address)  # raises: it is a mistake in the set-up that will not go away
+            self._log.warning("worker_without_agents", worker=worker, reason=refusal["message"])
         with _lock:
             _open.append(self)
 
@@ -281,7 +284,11 @@ class Swarm:
             client=self.client.id,
             wanted=list(submission.keys),
         )
-        futures = self.client.get(submission.graph, list(submission.keys), sync=False)
+        try:
+            futures = self.client.get(submission.graph, list(submission.keys), sync=False)
+        except BaseException as error:
+            await self.ask("swarm_end_run", run=run, status="error", reason=f"could not be sent: {error!r}")
+            raise
         return Run(self, run, submission, dict(zip(submission.keys, futures, strict=True)))
 
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any], name: str = "", **constants: Any) -> Any:
@@ -333,6 +340,8 @@ class Swarm:
     def remove_event_handler(self, event: str | type[Event], handler: Handler) -> None:
         """Take back `add_event_handler`."""
         kind = event if isinstance(event, str) else event.__name__
+        if handler not in self._handlers.get(kind, ()):
+            raise SwarmError(f"{handler!r} does not handle {kind}; give what add_event_handler was given")
         self._handlers[kind].remove(handler)
 
     async def _on_event(self, stamped: tuple[float, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from swarm.errors import RunFailedError
+from swarm.errors import SwarmError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from swarm.run import Run
 
 PERIOD_S = 0.1
+LAG_S = 1.0
+"""How long the scheduler may be behind: Dask knows that the results are there, the count of tasks is not yet full."""
 MARKS = {"finished": "[green]✓[/]", "error": "[red]✗[/]", "cancelled": "[yellow]–[/]", "lost": "[red]✗[/]"}
 
 
@@ -45,10 +47,15 @@ def show(runs: Sequence[Run], console: Console | None = None, timeout: float | N
     with Progress(*columns, console=console, expand=True) as progress:
         bars = {run.id: progress.add_task(run.name, total=None, mark=" ", note="sent") for run in runs}
         live = list(runs)
+        over_at_s: dict[str, float] = {}
         while live and time.monotonic() < deadline:
             for run in list(live):
                 status = run.status
-                if _update(progress, bars[run.id], run, status) and status != "running":
+                is_drawn = _update(progress, bars[run.id], run, status)
+                if status == "running":
+                    continue
+                now_s = time.monotonic()
+                if is_drawn or now_s - over_at_s.setdefault(run.id, now_s) > LAG_S:
                     live.remove(run)
                     progress.stop_task(bars[run.id])
             if live:
@@ -57,13 +64,12 @@ def show(runs: Sequence[Run], console: Console | None = None, timeout: float | N
 
 def _update(progress: Progress, bar: Any, run: Run, status: str) -> bool:
     """Draw one bar; False when it should be asked again, because the scheduler is a moment behind."""
+    mark = MARKS.get(status, " ")
     try:
-        info = run.info() if status != "lost" else None
-    except (OSError, RunFailedError):
-        info = None
-    if info is None:
-        progress.update(bar, note="the scheduler does not answer", mark=MARKS.get(status, " "))
-        return status != "running"
+        info = run.info()
+    except SwarmError as error:
+        progress.update(bar, note=str(error), mark=mark)
+        return True
     note = ""
     if info["status"] == "pending":
         note = "waiting for the scheduler"
@@ -72,5 +78,5 @@ def _update(progress: Progress, bar: Any, run: Run, status: str) -> bool:
     elif info["erred"]:
         note = f"{info['erred']} failed"
     done, total = info["finished"], info["tasks"] or None
-    progress.update(bar, completed=done, total=total, note=note, mark=MARKS.get(status, " "))
+    progress.update(bar, completed=done, total=total, note=note, mark=mark)
     return status != "finished" or done == total or bool(info["status"] == "finished")

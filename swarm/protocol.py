@@ -13,8 +13,10 @@ All times are POSIX timestamps in seconds (`time.time()`), all sizes bytes, all 
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -97,8 +99,8 @@ class Telemetry:
             raise ProtocolError(f"telemetry is a {type(message).__name__}, must be a mapping")
         known = {name: message[name] for name in _TELEMETRY if name in message}
         for name, value in known.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise ProtocolError(f"telemetry: {name} is {value!r}, must be a finite number")
+            if not _fits(_TELEMETRY[name], value):
+                raise ProtocolError(f"telemetry: {name} is {_shown(value)}, must be {_name(_TELEMETRY[name])}")
         if "taken_at_s" not in known:
             raise ProtocolError("telemetry: taken_at_s is missing")
         return cls(**known)
@@ -304,8 +306,8 @@ def _kinds(base: type[Event | Action]) -> dict[str, type[Event | Action]]:
 KINDS: dict[str, type[Event | Action]] = {**_kinds(Event), **_kinds(Action)}
 
 
-def _schema(kind: type[Event | Action]) -> tuple[tuple[str, Any, bool], ...]:
-    """(field, type, is required) of an event or action."""
+def _schema(kind: type[Event | Action | Telemetry]) -> tuple[tuple[str, Any, bool], ...]:
+    """(field, type, is required) of a dataclass."""
     hints = typing.get_type_hints(kind)
     missing = dataclasses.MISSING
     return tuple(
@@ -314,7 +316,8 @@ def _schema(kind: type[Event | Action]) -> tuple[tuple[str, Any, bool], ...]:
 
 
 _SCHEMAS = {name: _schema(kind) for name, kind in KINDS.items()}
-_TELEMETRY = tuple(f.name for f in dataclasses.fields(Telemetry))
+_TELEMETRY = {name: (hint if hint is float else get_args(hint)[0]) for name, hint, _ in _schema(Telemetry)}
+"""Reading → float or int. On the wire an absent reading is left out, so None does not fit."""
 
 
 def to_wire(message: Event | Action) -> dict[str, Any]:
@@ -339,10 +342,10 @@ def from_wire(message: object) -> Event | Action:
         raise ProtocolError(f"message is a {type(message).__name__}, must be a mapping")
     schema = message.get("schema")
     if schema != SCHEMA_VERSION:
-        raise ProtocolError(f"message has schema {schema!r}, this swarm reads {SCHEMA_VERSION}")
+        raise ProtocolError(f"message has schema {_shown(schema)}, this swarm reads {SCHEMA_VERSION}")
     kind = KINDS.get(str(message.get("type")))
     if kind is None:
-        raise ProtocolError(f"message type {message.get('type')!r} is not known")
+        raise ProtocolError(f"message type {_shown(message.get('type'))} is not known")
     values: dict[str, Any] = {}
     for name, hint, required in _SCHEMAS[kind.__name__]:
         if name in message:
@@ -354,26 +357,43 @@ def from_wire(message: object) -> Event | Action:
 
 def _read(where: str, hint: Any, value: Any) -> Any:
     """Check one value against the annotation of its field."""
-    origin = get_origin(hint)
     if hint is Telemetry:
         return Telemetry.from_wire(value)
-    if origin is Literal:
-        fits = value in get_args(hint)
-    elif origin is tuple:
-        fits = isinstance(value, list | tuple) and all(isinstance(v, get_args(hint)[0]) for v in value)
-        value = tuple(value) if fits else value
-    elif origin is Mapping:
-        fits = isinstance(value, Mapping) and all(isinstance(k, str) for k in value)
-        value = dict(value) if fits else value
-    else:
-        allowed = get_args(hint) if origin is types.UnionType else (hint,)
-        allowed = (*allowed, int) if float in allowed else allowed
-        fits = isinstance(value, allowed) and (bool in allowed or not isinstance(value, bool))
-        fits = fits and not (isinstance(value, float) and not math.isfinite(value))
-    if not fits:
-        raise ProtocolError(f"{where} is {value!r}, must be {_name(hint)}")
+    if not _fits(hint, value):
+        raise ProtocolError(f"{where} is {_shown(value)}, must be {_name(hint)}")
+    match value:
+        case list() | tuple():
+            return tuple(value)
+        case Mapping():
+            return dict(value)
     return value
 
 
+def _fits(hint: Any, value: Any) -> bool:
+    inside = get_args(hint)
+    match get_origin(hint):
+        case None if isinstance(value, bool):
+            fits = hint is bool
+        case None if isinstance(value, int):
+            fits = hint in (int, float) and abs(value) < 2**64  # beyond that, arithmetic with floats may overflow
+        case None:
+            fits = isinstance(value, hint) and not (isinstance(value, float) and not math.isfinite(value))
+        case types.UnionType:
+            fits = any(_fits(one, value) for one in inside)
+        case typing.Literal:
+            fits = isinstance(value, str) and value in inside
+        case builtins.tuple:
+            fits = isinstance(value, list | tuple) and all(_fits(inside[0], one) for one in value)
+        case _:
+            fits = isinstance(value, Mapping) and all(_fits(str, k) and _fits(inside[1], v) for k, v in value.items())
+    return fits
+
+
+def _shown(value: Any) -> str:
+    return " ".join(reprlib.repr(value).split())
+
+
 def _name(hint: Any) -> str:
+    if hint in (int, float):
+        return "a whole number" if hint is int else "a finite number"
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace("collections.abc.", "")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from swarm.client import Swarm
     from swarm.submission import Submission
-    from workloads import Verification
+    from workloads import Verification, WorkloadProtocol
 
 OURS = ("swarm", "workloads", "scheduler_plugins")
 
@@ -35,7 +35,7 @@ OURS = ("swarm", "workloads", "scheduler_plugins")
 class Run:
     """What `Swarm.submit` returns. `await run` gives the result as well.
 
-    With an asynchronous `Swarm` all methods but `cancel` and `status` return awaitables.
+    With an asynchronous `Swarm` all methods return awaitables, but `progress`, which waits.
     """
 
     def __init__(self, swarm: Swarm, run: str, submission: Submission, futures: Mapping[Any, Future[Any]]) -> None:
@@ -98,8 +98,8 @@ class Run:
         """What ran where, what took long, and what happened in the cluster meanwhile: an `Explanation`."""
         return self._swarm.sync(self._explain)
 
-    def verify(self, timeout: float | None = None) -> Verification:
-        """Check the result by other means than those that computed it; see the workload.
+    def verify(self, timeout: float | None = None) -> Any:
+        """Check the result by other means than those that computed it, giving a `Verification`; see the workload.
 
         Raises
         ------
@@ -108,6 +108,8 @@ class Run:
         """
         if self.workload is None:
             raise VerificationError(f"run {self.id} is no workload, so there is nothing to verify it with")
+        if self._swarm.asynchronous:
+            return self._verify(self.workload, timeout)
         return self.workload.verify(self.result(timeout))
 
     def progress(self, console: Console | None = None, *, timeout: float | None = None) -> Self:
@@ -117,16 +119,19 @@ class Run:
         """
         from swarm.progress import show
 
+        if self._swarm.asynchronous:
+            raise SwarmError(f"progress() of run {self.id} would block the event loop: use `await run.info()` instead")
         show([self], console, timeout)
         return self
 
     # -- coroutines --------------------------------------------------------------------------------------------
 
     async def _result(self, timeout: float | None) -> Any:
-        try:
-            await asyncio.wait_for(self._settled(), timeout)
-        except TimeoutError:
-            raise TimeoutError(await self._late(timeout)) from None
+        if self.status == "running":
+            try:
+                await asyncio.wait_for(self._settled(), timeout)
+            except TimeoutError:
+                raise TimeoutError(await self._late(timeout)) from None
         for future in self.futures.values():
             if future.status == "error":
                 raise await self._explained(await _exception(future)) from None
@@ -138,6 +143,9 @@ class Run:
             raise await self._why_cancelled() from None
         return self._submission.assemble(values)
 
+    async def _verify(self, workload: WorkloadProtocol, timeout: float | None) -> Verification:
+        return await asyncio.to_thread(workload.verify, await self._result(timeout))
+
     async def _settled(self) -> None:
         """Return when all results are there, or the first one will never be."""
         async for future in as_completed(self.futures.values()):
@@ -148,7 +156,7 @@ class Run:
         head = f"run {self.id} is not finished after {timeout:g} s"
         try:
             info = await asyncio.wait_for(self._info(), 2.0)
-        except (TimeoutError, OSError, RunFailedError):
+        except (TimeoutError, SwarmError):
             return f"{head}, and the scheduler does not say how far it is"
         workers = "" if info.get("workers") or info["finished"] else "; has the cluster workers?"
         return f"{head}: {info['finished']} of {info['tasks']} tasks are done, it goes on{workers}"
@@ -159,7 +167,7 @@ class Run:
         if self._swarm.is_connected:
             try:
                 info = await asyncio.wait_for(self._info(), 5.0)
-            except (TimeoutError, OSError, RunFailedError):
+            except (TimeoutError, SwarmError):
                 pass  # a scheduler that does not know the run is another one than we submitted to
             else:
                 return RunCancelledError(f"run {self.id} was cancelled: {info['reason'] or 'no reason given'}")
@@ -176,7 +184,7 @@ class Run:
         try:
             info = await asyncio.wait_for(self._info(), 2.0)
             worker = info["failed_on"]
-        except (TimeoutError, OSError, RunFailedError):
+        except (TimeoutError, SwarmError):
             worker = ""
         where = f" on worker {worker}" if worker else ""
         if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in OURS:

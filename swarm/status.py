@@ -86,5 +86,5 @@ def render(status: dict[str, Any], console: Console) -> None:
     for alert in status["alerts"][:10]:
         state = "alert" if alert["is_active"] else "past alert"
         console.print(Text(f"{state}: {alert['sentence']}"), style="red" if alert["is_active"] else "dim")
-    for part in status["disabled"]:
-        console.print(Text(f"switched off: {part['part']}: {part['reason']}"), style="red")
+    for part, reason in status["off"].items():
+        console.print(Text(f"switched off: {part}: {reason}"), style="red")

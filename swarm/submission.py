@@ -60,8 +60,10 @@ def prepare(
         raise SubmissionError(
             f"parameters ({', '.join(parameters)}) go with the name of a workload, not with a {type(what).__name__}"
         )
+    if keys is not None:
+        _check_keys(what, keys)
     if isinstance(what, WorkloadProtocol) and not isinstance(what, type) and not is_dask_collection(what):
-        inner = prepare(what.graph(), keys=keys, name=name or what.name)
+        inner = prepare(what.graph(), name=name or what.name)
         if len(inner.keys) != 1:
             raise SubmissionError(f"the graph of workload {what.name} has {len(inner.keys)} sinks, must have one")
         return Submission(inner.name, inner.graph, inner.keys, inner.assemble, what)
@@ -69,12 +71,23 @@ def prepare(
         return _of_collections([what], name, lambda values: values[0])
     if isinstance(what, HighLevelGraph | Mapping):
         return _of_graph(what, keys, name or "graph")
-    if isinstance(what, list | tuple) and what and all(map(is_dask_collection, what)):
+    if isinstance(what, list | tuple) and not what:
+        raise SubmissionError(f"there is nothing to submit: the {type(what).__name__} is empty")
+    if isinstance(what, list | tuple) and all(map(is_dask_collection, what)):
         return _of_collections(what, name, type(what))
     raise SubmissionError(
         f"can't submit a {type(what).__name__}: give the name of a workload, a Workload object, a Dask collection "
         "or Delayed, a list of these, or a graph (a dict of tasks)"
     )
+
+
+def _check_keys(what: object, keys: Sequence[Key]) -> None:
+    if not isinstance(what, Mapping):
+        raise SubmissionError(f"keys go with a graph (a dict of tasks), not with a {type(what).__name__}")
+    if isinstance(keys, str | bytes):
+        raise SubmissionError(f"keys is {keys!r}, must be a list of keys: keys=[{keys!r}]")
+    if not keys:
+        raise SubmissionError("keys is empty: name the results that are wanted, or leave it out")
 
 
 def _of_collections(collections: Sequence[Any], name: str, shape: Callable[[list[Any]], Any]) -> Submission:
@@ -91,15 +104,11 @@ def _of_graph(graph: Any, keys: Sequence[Key] | None, name: str) -> Submission:
     tasks = dict(graph)
     if not tasks:
         raise SubmissionError("the graph is empty: give at least one task")
-    if keys is not None:
-        if unknown := [key for key in keys if key not in tasks]:
-            raise SubmissionError(f"the graph has no key {unknown[0]!r}; it has {len(tasks)} others")
-        wanted = tuple(keys)
-    else:
-        wanted = _sinks(tasks)
-    if not wanted or (cycle := getcycle(tasks, list(wanted))):
-        cycle = getcycle(tasks, list(tasks)) if not wanted else cycle
+    if unknown := [key for key in keys or () if key not in tasks]:
+        raise SubmissionError(f"the graph has no key {unknown[0]!r}; it has {len(tasks)} others")
+    if cycle := getcycle(tasks, list(tasks)):
         raise SubmissionError(f"the graph is cyclic: {' → '.join(map(str, cycle))}")
+    wanted = tuple(dict.fromkeys(keys)) if keys is not None else _sinks(tasks)
     if keys is None and len(wanted) == 1:
         return Submission(name, graph, wanted, lambda results: results[wanted[0]])
     return Submission(name, graph, wanted, lambda results: {key: results[key] for key in wanted})

@@ -37,6 +37,8 @@ class Parameter:
     default: Any
     required: bool
     description: str
+    several: bool = False
+    """A tuple, in a string with commas between."""
 
 
 def names() -> list[str]:
@@ -58,7 +60,7 @@ def load(name: str) -> type[Workload]:
         raise UnknownWorkloadError(f"there is no workload {name!r}{hint} known are: {', '.join(sorted(registered))}")
     entry, *others = registered[name]
     if others:
-        packages = ", ".join(sorted({_package(entry), *map(_package, others)}))
+        packages = ", ".join(sorted(map(_package, registered[name])))
         raise UnknownWorkloadError(
             f"workload {name!r} is offered by several packages: {packages}; uninstall all but one"
         )
@@ -98,9 +100,11 @@ def create(name: str, **parameters: Any) -> Workload:
     """
     workload = load(name)
     known = {parameter.name: parameter for parameter in describe(name)[1]}
-    for key in parameters:
+    for key, value in parameters.items():
         if key not in known:
             raise WorkloadParameterError(_unknown_parameter(name, key, known))
+        if isinstance(value, str) and known[key].several:
+            parameters[key] = [part.strip() for part in value.split(",")]
     try:
         return workload(**parameters)
     except ValidationError as error:
@@ -139,6 +143,8 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 def _type_in_words(annotation: Any) -> str:
     if get_origin(annotation) is Literal:
         return " or ".join(map(str, get_args(annotation)))
+    if get_origin(annotation) is tuple:
+        return f"one or more, with commas between: {_type_in_words(get_args(annotation)[0])}"
     if get_origin(annotation) in (Union, UnionType):
         return " or ".join(_type_in_words(a) if a is not NoneType else "nothing" for a in get_args(annotation))
     return _WORDS.get(annotation) or str(getattr(annotation, "__name__", annotation))
@@ -147,7 +153,8 @@ def _type_in_words(annotation: Any) -> str:
 def _from_field(name: str, field: FieldInfo) -> Parameter:
     required = field.is_required()
     default = None if required else field.get_default(call_default_factory=True, validated_data={})
-    return Parameter(name, allowed(field), default, required, field.description or "")
+    several = get_origin(field.annotation) is tuple
+    return Parameter(name, allowed(field), default, required, field.description or "", several)
 
 
 def _from_signature(parameter: inspect.Parameter) -> Parameter:

@@ -40,9 +40,10 @@ class Limit:
 
 def limits(thresholds: PerformanceThresholds) -> tuple[Limit, ...]:
     """The three limits that the settings describe."""
+    cpu, memory = thresholds.cpu_critical, thresholds.memory_critical
     return (
-        Limit("cpu", lambda t: t.host_cpu_percent, thresholds.cpu_critical, "%", True, 3, 5.0, "CPU of host"),
-        Limit("memory", lambda t: t.worker_memory_percent, thresholds.memory_critical, "%", False, 1, 5.0, "memory of"),
+        Limit("cpu", lambda t: t.host_cpu_percent, cpu, "%", True, 3, _margin(cpu), "CPU of host"),
+        Limit("memory", lambda t: t.worker_memory_percent, memory, "%", False, 1, _margin(memory), "memory of"),
         Limit(
             "thermal",
             lambda t: t.host_temperature_celsius,
@@ -54,6 +55,11 @@ def limits(thresholds: PerformanceThresholds) -> tuple[Limit, ...]:
             "temperature of host",
         ),
     )
+
+
+def _margin(threshold_percent: float) -> float:
+    """5 %, but with a low threshold less, or no reading could ever clear the alert."""
+    return min(5.0, threshold_percent / 2)
 
 
 @dataclass(slots=True)

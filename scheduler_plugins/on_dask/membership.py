@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.protocol import pickle
 
 import swarm
+from swarm import errors
 from swarm.config import Resolved, conflict_error, conflicts
 from swarm.errors import (
     MissingPackageError,
@@ -97,8 +99,9 @@ class Membership:
             return _refusal(error)
         self._refused.pop(worker, None)
         self._bound(self._hellos)
-        hello = self._hellos[worker] = Hello(version, tuple(agents), dict(absent or {}))
-        if worker in self._scheduler.workers:
+        before, hello = self._hellos.get(worker), Hello(version, tuple(agents), dict(absent or {}))
+        self._hellos[worker] = hello
+        if hello != before and worker in self._scheduler.workers:
             self._publish(_started(worker, hello, time.time()))
         return {"version": swarm.__version__, "settings": self._resolved.settings.flat()}
 
@@ -113,10 +116,10 @@ class Membership:
         bare = [worker for worker in self._scheduler.workers if worker not in self._hellos]
         return {"version": swarm.__version__, "settings": self._resolved.settings.flat(), "without_agents": bare}
 
-    async def install_agents(self) -> dict[str, str]:
+    async def install_agents(self) -> dict[str, Reply]:
         """Start agents on every worker that has none, now and whenever one joins.
 
-        Returns worker → why it still has none, for those where it failed.
+        Returns worker → the refusal (`error`, `message`), for those that still have none.
         """
         self._install_on_join = True
         return await self._install([w for w in self._scheduler.workers if w not in self._hellos])
@@ -124,13 +127,13 @@ class Membership:
     async def _install_one(self, worker: str) -> None:
         await self._install([worker])
 
-    async def _install(self, workers: list[str]) -> dict[str, str]:
+    async def _install(self, workers: list[str]) -> dict[str, Reply]:
         # By reference, so that a worker without the package answers with an error and is otherwise unharmed. A
         # worker plugin would travel in the registration itself and keep such a worker from joining.
         from swarm.agents import install
 
         message = {"op": "run", "function": pickle.dumps(install)}
-        failed: dict[str, str] = {}
+        failed: dict[str, Reply] = {}
 
         async def install_on(worker: str) -> None:
             broadcast = self._scheduler.broadcast(msg=message, workers=[worker], on_error="return")
@@ -140,10 +143,10 @@ class Membership:
                 answer = TimeoutError(f"the worker did not answer within {INSTALL_TIMEOUT_S:.0f} s")
             if isinstance(answer, Mapping) and answer.get("status") == "OK":
                 return
-            error = answer.get("exception") if isinstance(answer, Mapping) else answer
-            failed[worker] = str(_explained(error, worker))
-            self._refused[worker] = failed[worker]
-            self._publish(AgentRefused(at_s=time.time(), worker=worker, reason=failed[worker]))
+            refusal = _explained(_said(answer), worker)
+            failed[worker] = _refusal(refusal)
+            self._refused[worker] = str(refusal)
+            self._publish(AgentRefused(at_s=time.time(), worker=worker, reason=str(refusal)))
 
         await asyncio.gather(*map(install_on, workers))
         return failed
@@ -178,11 +181,23 @@ def _refusal(error: SwarmError) -> Reply:
     return {"error": type(error).__name__, "message": str(error)}
 
 
-def _explained(error: object, worker: str) -> Exception:
+def _said(answer: object) -> str:
+    """The repr of what a worker raised: the scheduler's comms leave the exception itself pickled."""
+    if isinstance(answer, Mapping):
+        return str(answer.get("exception_text"))
+    return str(answer) if type(answer) is Exception else repr(answer)  # Dask wraps the repr of an uncaught one
+
+
+def _explained(said: str, worker: str) -> SwarmError:
     """What a person should know of an installation that failed."""
-    if isinstance(error, ModuleNotFoundError):
+    name, _, rest = said.partition("(")
+    try:
+        message = str(ast.literal_eval(rest.removesuffix(")")))
+    except (ValueError, SyntaxError):  # an exception that prints itself in a way of its own
+        name = message = said
+    if name == ModuleNotFoundError.__name__:
         install = f"install dask-swarm=={swarm.__version__} there, or remove that worker"
-        return MissingPackageError(f"worker {worker} can't import swarm ({error}); {install}")
-    if isinstance(error, SwarmError):
-        return error
-    return MissingPackageError(f"worker {worker} could not start its agents: {error!r}; see its log")
+        return MissingPackageError(f"worker {worker} can't import swarm ({message}); {install}")
+    if isinstance(kind := getattr(errors, name, None), type) and issubclass(kind, SwarmError):
+        return kind(message)
+    return SwarmError(f"worker {worker} could not start its agents: {said}; see its log")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import PeriodicCallback
@@ -80,7 +80,7 @@ class SwarmPlugin(SchedulerPlugin):
         self._is_running = True
         self._connect()
         for state in list(scheduler.workers.values()):
-            self._welcome(state.address)
+            self.add_worker(scheduler, state.address)
         self.log.info("swarm_started", version=swarm.__version__, sender=self._sender or "preload", page=self.page_url)
 
     def _connect(self) -> None:
@@ -96,10 +96,12 @@ class SwarmPlugin(SchedulerPlugin):
             "swarm_run": self.run,
             "swarm_explain_run": self.explain_run,
         }
-        scheduler.handlers.update(self._handlers)
-        scheduler.task_metadata[NAME] = {"version": swarm.__version__, "schema": SCHEMA_VERSION}
+        with self.guard("membership"):
+            scheduler.handlers.update(self._handlers)
+            scheduler.task_metadata[NAME] = {"version": swarm.__version__, "schema": SCHEMA_VERSION}
         self.ear = observe.TelemetryEar(self._on_telemetry)
-        scheduler.extensions[NAME] = self.ear
+        with self.guard("telemetry"):
+            scheduler.extensions[NAME] = self.ear
         self._sampler = observe.ClusterSampler(scheduler)
         self._period_s = min(1.0, self.resolved.settings.monitoring_interval)
         self._cycle = PeriodicCallback(self._on_cycle, self._period_s * 1000)
@@ -117,9 +119,10 @@ class SwarmPlugin(SchedulerPlugin):
         self._is_running = False
         self._cycle.stop()
         self.ear.hear = None  # the extension itself stays: workers may still send to it
-        for name in self._handlers:
-            self.scheduler.handlers.pop(name, None)
-        self.scheduler.task_metadata.pop(NAME, None)
+        if self.scheduler.handlers.get("swarm_status") == self.status:  # not those of a plugin that came after
+            for name in self._handlers:
+                del self.scheduler.handlers[name]
+            self.scheduler.task_metadata.pop(NAME, None)
         if self.page is not None:
             self.page.close()
 
@@ -145,8 +148,9 @@ class SwarmPlugin(SchedulerPlugin):
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         if self._is_running:
+            self.members.client_left(client)
+        if self._is_running and self.guard.is_on("runs"):
             with self.guard("runs"):
-                self.members.client_left(client)
                 self._take(self.runs.client_left(client, time.time()))
 
     def update_graph(
@@ -154,9 +158,11 @@ class SwarmPlugin(SchedulerPlugin):
     ) -> None:
         if self._is_running and self.guard.is_on("runs"):
             with self.guard("runs"):
+                if not self.runs.awaits(client, keys):
+                    return
                 known = scheduler.tasks
-                states = {key: known[key].state for key in tasks if key in known}
-                self._take(self.runs.graph_arrived(keys, states, time.time()))
+                states = {key: known[key].state for key in {*tasks, *keys} if key in known}
+                self._take(self.runs.graph_arrived(client, keys, states, time.time()))
 
     def transition(self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """Called for every transition of every task: plain work pays two comparisons and a failed look-up."""
@@ -176,7 +182,7 @@ class SwarmPlugin(SchedulerPlugin):
         task = self.scheduler.tasks[key]
         function = task.prefix.name if task.prefix else str(key)
         worker = str(details.get("worker") or (task.erred_on and next(iter(task.erred_on))) or "")
-        if finish == "memory" and start == "processing":
+        if finish == "memory":
             spans = details.get("startstops") or ()
             duration_s = sum(span["stop"] - span["start"] for span in spans if span["action"] == "compute")
             self._take(self.runs.task_finished(key, function, worker, duration_s, max(task.nbytes, 0), now_s))
@@ -203,15 +209,20 @@ class SwarmPlugin(SchedulerPlugin):
                     self.log.warning("telemetry_malformed", worker=worker, reason=str(error), count=self.malformed)
                 return
             self.loop.take(event)
-            if self.runs.by_key:
-                self.runs.telemetry_arrived(event.telemetry)
+            if self.runs.by_key and self.guard.is_on("runs"):
+                with self.guard("runs"):
+                    self.runs.telemetry_arrived(event.telemetry)
 
     def _on_cycle(self) -> None:
+        if self.scheduler.plugins.get(NAME) is not self:  # Dask has no hook for a plugin that is taken out
+            self._disconnect()
+            return
         if not self.guard.is_on("samples"):
             return
         with self.guard("samples"):
             self.loop.take(self._sampler.sample(self.finished, self.erred, self._period_s))
-            if self.runs.by_key:
+        if self.runs.by_key and self.guard.is_on("runs"):
+            with self.guard("runs"):
                 processing: dict[str, int] = {}
                 for state in self.scheduler.workers.values():
                     for task in state.processing:
@@ -243,14 +254,28 @@ class SwarmPlugin(SchedulerPlugin):
             **self.view.state(time.time()),
         }
 
-    async def announce_run(self, run: str, name: str, client: str, wanted: Collection[Key]) -> None:
-        self.runs.announced(run, name, client, wanted, time.time())
+    async def announce_run(self, run: str, name: str, client: str, wanted: Collection[Key]) -> dict[str, Any]:
+        """A client is about to submit a run; answers an empty dict, since None means that swarm is gone."""
+        if self.guard.is_on("runs"):
+            with self.guard("runs"):
+                self.runs.announced(run, name, client, wanted, time.time())
+        return {}
 
-    async def end_run(self, run: str, status: RunStatus, reason: str) -> None:
-        self._take(self.runs.ended(run, status, reason, time.time()))
+    async def end_run(self, run: str, status: RunStatus, reason: str) -> dict[str, Any]:
+        """A client knows that a run is over; answers as `announce_run`."""
+        over = [end for end in get_args(RunStatus) if end not in ("pending", "running")]
+        if status not in over:
+            raise ProtocolError(f"status is {status!r}, must be one of {', '.join(over)}")
+        if self.guard.is_on("runs"):
+            with self.guard("runs"):
+                self._take(self.runs.ended(run, status, reason, time.time()))
+        return {}
 
     async def run(self, run: str) -> dict[str, Any]:
         """How far a run is."""
+        if not self.guard.is_on("runs"):
+            off = f"the scheduler does not follow runs any more ({self.guard.off['runs']}); results still come"
+            return {"error": RunFailedError.__name__, "message": off}
         known = self.runs.get(run)
         if known is None:
             return {"error": RunFailedError.__name__, "message": f"run {run} is not known to this scheduler"}

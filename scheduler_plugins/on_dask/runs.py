@@ -32,7 +32,7 @@ class FunctionTally:
     output_bytes: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Run:
     """One run: its tasks, and what became of them."""
 
@@ -63,6 +63,11 @@ class Run:
     def is_over(self) -> bool:
         return self.ended_at_s is not None
 
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Tasks that are finished and tasks that failed."""
+        return self.reported if self.is_over else (len(self.finished), len(self.erred))
+
     def summary(self, now_s: float) -> dict[str, Any]:
         """What `Run.status` and `Run.explain` of the client are made of; msgpack types only."""
         return {
@@ -71,8 +76,8 @@ class Run:
             "status": self.status,
             "reason": self.reason,
             "tasks": self.count,
-            "finished": len(self.finished),
-            "erred": len(self.erred),
+            "finished": self.counts[0],
+            "erred": self.counts[1],
             "recomputed": self.recomputed,
             "submitted_at_s": self.submitted_at_s,
             "elapsed_s": (self.ended_at_s or now_s) - self.submitted_at_s,
@@ -98,8 +103,9 @@ class Runs:
 
     def __init__(self) -> None:
         self._runs: dict[str, Run] = {}
-        self._awaited: dict[Key, Run] = {}
-        """Wanted key → the announced run whose graph has not come yet."""
+        self._awaited: dict[tuple[str, frozenset[Key]], list[Run]] = {}
+        """Client and wanted keys → the announced runs whose graph has not come yet. Several, when the same is
+        submitted twice: announcements travel on another connection than graphs and may overtake them."""
         self.by_key: dict[Key, tuple[Run, ...]] = {}
         """Key → the runs under way that it belongs to."""
 
@@ -109,19 +115,23 @@ class Runs:
     def announced(self, run: str, name: str, client: str, wanted: Collection[Key], at_s: float) -> None:
         """A client is about to submit a graph that ends in `wanted`."""
         new = self._runs[run] = Run(run, name, client, frozenset(wanted), at_s)
-        for key in new.wanted:
-            self._awaited[key] = new
+        self._awaited.setdefault((client, new.wanted), []).append(new)
         over = [r.run for r in self._runs.values() if r.is_over]
         for old in over[: max(0, len(over) - KEPT_RUNS)]:
             del self._runs[old]
 
-    def graph_arrived(self, wanted: Collection[Key], states: Mapping[Key, str], at_s: float) -> list[Event]:
-        """A graph arrived that asks for `wanted`; `states` has the state of each of its tasks."""
-        if not self._awaited:
+    def awaits(self, client: str, wanted: Collection[Key]) -> bool:
+        """Whether a graph in which `client` asks for `wanted` belongs to an announced run. Quick for plain work."""
+        return bool(self._awaited) and (client, frozenset(wanted)) in self._awaited
+
+    def graph_arrived(
+        self, client: str, wanted: Collection[Key], states: Mapping[Key, str], at_s: float
+    ) -> list[Event]:
+        """A graph arrived in which `client` asks for `wanted`; `states` has the state of each of its tasks."""
+        announced = self._awaited.get((client, frozenset(wanted)))
+        if announced is None:
             return []
-        run = next((self._awaited[key] for key in wanted if key in self._awaited), None)
-        if run is None:
-            return []
+        run = announced[-1]  # the newest: a graph that got lost must not shift all that follow
         self._forget_awaited(run)
         run.tasks = frozenset(states)
         run.count = len(run.tasks)
@@ -190,6 +200,8 @@ class Runs:
                 self.by_key.pop(key, None)
         over.status, over.reason, over.ended_at_s = status, reason, at_s
         progress = self._progress(over, at_s, processing=0)
+        over.tasks = over.wanted = frozenset()
+        over.finished, over.erred = set(), set()
         return [
             *progress,
             RunEnded(at_s=at_s, run=run, status=status, reason=reason, elapsed_s=at_s - over.submitted_at_s),
@@ -235,9 +247,11 @@ class Runs:
         return self.ended(run.run, "error", run.reason, at_s) if run.wanted & run.erred else []
 
     def _forget_awaited(self, run: Run) -> None:
-        for key in run.wanted:
-            if self._awaited.get(key) is run:
-                del self._awaited[key]
+        announced = self._awaited.get((run.client, run.wanted), [])
+        if run in announced:
+            announced.remove(run)
+            if not announced:
+                del self._awaited[run.client, run.wanted]
 
 
 def _peak(so_far: float | None, reading: float | None) -> float | None:

@@ -32,6 +32,9 @@ NEEDS: dict[str, dict[str, Check]] = {
         "Scheduler.handlers": _dict("handlers"),
         "Scheduler.workers": _dict("workers"),
         "Scheduler.task_metadata": _dict("task_metadata"),
+        "Scheduler._ongoing_background_tasks.call_soon": lambda s: callable(
+            getattr(getattr(s, "_ongoing_background_tasks", None), "call_soon", None)
+        ),
         "Scheduler.broadcast(msg, workers, on_error)": lambda s: _takes(s.broadcast, "msg", "workers", "on_error"),
     },
     "telemetry": {

@@ -31,6 +31,7 @@ class AgentHost(WorkerPlugin):
 
     def __init__(self, agents: list[ResourceAgent]) -> None:
         self.agents = agents
+        self.failures = 0
 
     def setup(self, worker: Worker) -> None:
         for agent in self.agents:
@@ -44,8 +45,14 @@ class AgentHost(WorkerPlugin):
 
     def heartbeat(self) -> dict[str, float | int] | None:
         """What this worker's next heartbeat carries to `scheduler.extensions["swarm"]`; None when nothing is new."""
-        telemetry = self.agents[0].take_latest()
-        return telemetry.to_wire() if telemetry else None
+        try:
+            latest = [telemetry.to_wire() for agent in self.agents if (telemetry := agent.take_latest())]
+        except Exception as error:  # noqa: BLE001 — Dask closes a worker whose extension raises here
+            self.failures += 1
+            if self.failures == 1:
+                get_logger(agent="host").error("heartbeat_failed", exc_info=error)
+            return None
+        return latest[0] if latest else None
 
 
 async def start_as_preload(worker: Worker) -> None:
@@ -74,6 +81,9 @@ async def start(worker: Worker) -> None:
     sampler = Sampler(worker.local_directory, worker.memory_manager.memory_limit)
     try:
         settings = await _hello(worker, explicit, sampler.absent)
+        if NAME in worker.plugins:  # somebody else installed them meanwhile
+            sampler.close()
+            return
         host = AgentHost([ResourceAgent(sampler, settings.monitoring_interval)])
         await worker.plugin_add(host, name=NAME, catch_errors=False)
     except BaseException:

@@ -1,4 +1,4 @@
-"""Heat flow through a slab of a cubic grid: several explicit steps of the 7-point stencil."""
+"""Heat flow through one block of a cubic grid: several explicit steps of the 7-point stencil."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import numpy.typing as npt
 
 from workloads.kernels.dispatch import Arguments, Array, Kernel, check_arrays
 
-STABLE_FOURIER = 1 / 6
-"""Largest stable D Δt / h² in three dimensions (Courant, Friedrichs and Lewy 1928; LeVeque 2007, section 9.4)."""
+Exposed = tuple[bool, bool, bool, bool, bool, bool]
+"""Sides of a block, (low, high) of each axis in turn: True where the outermost layer is a halo that goes stale."""
 
-Exposed = tuple[bool, bool]
-"""The low and the high end of the first axis: True where the outermost layers are a halo that goes stale."""
+STABLE_FOURIER = 1 / 6
+"""Largest stable D dt / h**2 in three dimensions (Courant, Friedrichs and Lewy 1928; LeVeque 2007, section 9.4)."""
 
 
 def heat_steps(u: Array, fourier: float, steps: int, exposed: Exposed) -> Array:
     """Advance the temperatures `u` (x, y, z) by `steps` steps of FTCS; float64 or float32 in, the same out.
 
-    One step adds `fourier` = D Δt / h² times the sum of the differences to the six neighbours. The faces of the grid
-    hold their temperature, but not an exposed end of the x axis: there each step uses up one layer, and afterwards
-    the outermost `steps` layers mean nothing. The caller brings as many as a halo and cuts them off.
+    One step adds `fourier` = D dt / h**2 times the sum of the differences to the six neighbours. The outermost layer
+    of a side that is not exposed holds its temperature. On an exposed side each step uses up one layer: afterwards
+    the `steps` layers there mean nothing and the caller cuts them off, so it must have brought as many as a halo.
 
     Raises
     ------
     TypeError
         `u` is not an array of float64 or float32.
     ValueError
-        Not three axes; an axis with fewer than three points, or x too short for its halos; `fourier` not in
+        Not three axes; an axis with fewer than three points or too few for its halos; `fourier` not in
         (0, 1/6]; `steps` below 1.
     """
     check_arrays("heat_steps", u=(u, "x y z"))
@@ -38,21 +38,21 @@ def heat_steps(u: Array, fourier: float, steps: int, exposed: Exposed) -> Array:
         raise ValueError(f"heat_steps: fourier is {fourier}, must be in (0, 1/6] to be stable")
     if steps < 1:
         raise ValueError(f"heat_steps: steps is {steps}, must be at least 1")
-    # what is left after the last step is at least one layer
-    for axis, needed in zip("xyz", (sum(steps if end else 1 for end in exposed) + 1, 3, 3), strict=True):
-        length = u.shape["xyz".index(axis)]
+    for axis, length in enumerate(u.shape):
+        # what stays valid is at least one point, and a held layer stays too
+        needed = sum(steps if side else 1 for side in exposed[2 * axis : 2 * axis + 2]) + 1
         if length < needed:
-            raise ValueError(f"heat_steps: {axis} has {length} points, {steps} steps here need at least {needed}")
-    low, high = exposed
-    result: Array = HEAT_STEPS(u, float(fourier), int(steps), (bool(low), bool(high)))
+            raise ValueError(f"heat_steps: axis {axis} has {length} points, {steps} steps need at least {needed} here")
+    result: Array = HEAT_STEPS(u, float(fourier), int(steps), tuple(map(bool, exposed)))
     return result
 
 
 def heat_steps_numba(u: Array, fourier: float, steps: int, exposed: Exposed) -> Array:
     """`heat_steps` compiled for one core; `u` contiguous."""
     now, after = u.copy(), u.copy()
+    factor = u.dtype.type(fourier)
     for step in range(steps):
-        _one_step(now, after, u.dtype.type(fourier), *_layers(len(u), step, exposed))
+        _one_step(now, after, factor, _bounds(u.shape, step, exposed))
         now, after = after, now
     return now
 
@@ -60,43 +60,43 @@ def heat_steps_numba(u: Array, fourier: float, steps: int, exposed: Exposed) -> 
 def heat_steps_xp(xp: ModuleType, u: Any, fourier: float, steps: int, exposed: Exposed) -> Any:
     """`heat_steps` on whole arrays of `xp`."""
     now, after = xp.array(u), xp.array(u)
-    factor, six = u.dtype.type(fourier), u.dtype.type(6)
-    inner = slice(1, -1)
+    factor = u.dtype.type(fourier)
     for step in range(steps):
-        first, end = _layers(len(u), step, exposed)
-        x = slice(first, end)
-        around = now[first - 1 : end - 1, inner, inner] + now[first + 1 : end + 1, inner, inner]
-        around += now[x, :-2, inner] + now[x, 2:, inner]
-        around += now[x, inner, :-2] + now[x, inner, 2:]
-        after[x, inner, inner] = now[x, inner, inner] + factor * (around - six * now[x, inner, inner])
+        x0, x1, y0, y1, z0, z1 = _bounds(u.shape, step, exposed)
+        x, y, z = slice(x0, x1), slice(y0, y1), slice(z0, z1)
+        six = now[x0 - 1 : x1 - 1, y, z] + now[x0 + 1 : x1 + 1, y, z]
+        six += now[x, y0 - 1 : y1 - 1, z] + now[x, y0 + 1 : y1 + 1, z]
+        six += now[x, y, z0 - 1 : z1 - 1] + now[x, y, z0 + 1 : z1 + 1]
+        after[x, y, z] = now[x, y, z] + factor * (six - u.dtype.type(6) * now[x, y, z])
         now, after = after, now
     return now
 
 
-def _layers(length: int, step: int, exposed: Exposed) -> tuple[int, int]:
-    low, high = (1 + step if end else 1 for end in exposed)
-    return low, length - high
+def _bounds(shape: tuple[int, ...], step: int, exposed: Exposed) -> tuple[int, int, int, int, int, int]:
+    lost = [1 + step if side else 1 for side in exposed]
+    nx, ny, nz = shape
+    return lost[0], nx - lost[1], lost[2], ny - lost[3], lost[4], nz - lost[5]
 
 
 @numba.njit(cache=True, nogil=True)
-def _one_step(now, after, fourier, first, end):  # type: ignore[no-untyped-def]  # compiled; two arrays, float, ints
+def _one_step(now, after, fourier, bounds):  # type: ignore[no-untyped-def]  # compiled; float and tuple of six ints
     six = now.dtype.type(6)
-    _, ny, nz = now.shape
-    for i in range(first, end):
-        for j in range(1, ny - 1):
+    x0, x1, y0, y1, z0, z1 = bounds
+    for i in range(x0, x1):
+        for j in range(y0, y1):
             # rows as slices that start at 0: only so does the compiler see that no index wraps round, and vectorises
-            row, out = now[i, j, 1 : nz - 1], after[i, j, 1 : nz - 1]
-            below, above = now[i, j, : nz - 2], now[i, j, 2:]
-            west, east = now[i - 1, j, 1 : nz - 1], now[i + 1, j, 1 : nz - 1]
-            south, north = now[i, j - 1, 1 : nz - 1], now[i, j + 1, 1 : nz - 1]
-            for k in range(nz - 2):
+            row, out = now[i, j, z0:z1], after[i, j, z0:z1]
+            below, above = now[i, j, z0 - 1 : z1 - 1], now[i, j, z0 + 1 : z1 + 1]
+            west, east = now[i - 1, j, z0:z1], now[i + 1, j, z0:z1]
+            south, north = now[i, j - 1, z0:z1], now[i, j + 1, z0:z1]
+            for k in range(z1 - z0):
                 around = (west[k] + east[k]) + (south[k] + north[k]) + (below[k] + above[k])
                 out[k] = row[k] + fourier * (around - six * row[k])
 
 
 def _example(dtype: npt.DTypeLike) -> Arguments:
     u = np.random.default_rng(7).random((9, 8, 7)).astype(dtype)
-    return u, 0.125, 2, (True, False)
+    return u, 0.125, 2, (True, False, False, True, True, True)
 
 
 HEAT_STEPS = Kernel("heat_steps", heat_steps_numba, heat_steps_xp, _example)

@@ -23,7 +23,8 @@ SEEDING = [
 
 
 def squared_distances(points: Array, centroids: Array) -> Array:
-    return np.square(points[:, None, :].astype(float) - centroids[None].astype(float)).sum(axis=2)
+    distances: Array = np.square(points[:, None, :].astype(float) - centroids[None].astype(float)).sum(axis=2)
+    return distances
 
 
 # around the length of a block, fewer points than centroids, one and many dimensions, one centroid

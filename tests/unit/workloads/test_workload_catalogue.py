@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
+from typing import cast
 
-import dask
 import pytest
+from dask.local import get_sync
 
 from swarm.errors import SwarmError, UnknownWorkloadError, WorkloadParameterError
 from workloads import catalogue
+from workloads.workload import Graph
 
 BUILT_IN = {"heat", "kmeans", "options"}
 TOTAL = """
@@ -30,6 +32,7 @@ TOTAL = """
         scale: float = Field(1.0, gt=0)
         method: Literal["formula", "loop"] = "loop"
         label: str | None = None
+        sizes: tuple[int, ...] = (1, 2)
 
         @model_validator(mode="after")
         def _even(self):
@@ -104,8 +107,9 @@ def test_what_comes_with_swarm() -> None:
 def test_a_workload_of_another_package(install: Install) -> None:
     install("total", "Total", TOTAL)
     assert set(catalogue.names()) == BUILT_IN | {"total"}
-    total = catalogue.create("total", up_to="100", scale="1")
-    assert dask.get(dict(total.graph()), "total") == 5050
+    total = catalogue.create("total", up_to="100", scale="1", sizes="3, 4")
+    assert total.model_dump()["sizes"] == (3, 4)
+    assert get_sync(cast("Graph", total.graph()), "total") == 5050
     assert total.verify(5050).passed
     assert not total.verify(5051).passed
 
@@ -119,6 +123,7 @@ def test_the_description_says_what_is_allowed(install: Install) -> None:
         ("scale", "a number greater than 0", 1.0, False, ""),
         ("method", "formula or loop", "loop", False, ""),
         ("label", "a text or nothing", None, False, ""),
+        ("sizes", "one or more, with commas between: a whole number", (1, 2), False, ""),
     ]
 
 
@@ -145,7 +150,12 @@ def test_an_unknown_name() -> None:
     [
         ({}, "total: up_to is missing: a whole number from 1 to 1000"),
         ({"up_to": 0}, "total: up_to = 0 is not allowed: a whole number from 1 to 1000"),
+        (
+            {"up_to": 1, "sizes": "3,x"},
+            "total: sizes = 'x' is not allowed: one or more, with commas between: a whole number",
+        ),
         ({"up_to": "ten"}, "total: up_to = 'ten' is not allowed: a whole number from 1 to 1000"),
+        ({"up_to": 1, "scale": "nan"}, "total: scale = 'nan' is not allowed: a number greater than 0"),
         ({"up_to": 1, "scale": 0}, "total: scale = 0 is not allowed: a number greater than 0"),
         (
             {"up_to": 0, "scale": 0},
@@ -159,8 +169,8 @@ def test_an_unknown_name() -> None:
             "total: method = 'lop' is not allowed: formula or loop; did you mean loop?",
         ),
         ({"up_to": 1, "method": "formula", "scale": 2}, "total: method=formula needs scale=1"),
-        ({"upto": 1}, "total has no parameter 'upto'; did you mean up_to? it has: up_to, scale, method, label"),
-        ({"zzz": 1}, "total has no parameter 'zzz'; it has: up_to, scale, method, label"),
+        ({"upto": 1}, "total has no parameter 'upto'; did you mean up_to? it has: up_to, scale, method, label, sizes"),
+        ({"zzz": 1}, "total has no parameter 'zzz'; it has: up_to, scale, method, label, sizes"),
     ],
 )
 def test_a_parameter_that_is_not_allowed(install: Install, parameters: dict[str, object], said: str) -> None:
@@ -194,5 +204,5 @@ def test_a_package_that_is_broken(install: Install, attribute: str, source: str,
 def test_two_packages_with_one_name(install: Install) -> None:
     other = install("kmeans", "Total", TOTAL)
     assert refusal("kmeans") == (
-        f"several packages offer a workload 'kmeans': dask-swarm, {other}; uninstall all but one"
+        f"workload 'kmeans' is offered by several packages: dask-swarm, {other}; uninstall all but one"
     )
