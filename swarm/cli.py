@@ -20,6 +20,8 @@ from swarm.errors import SwarmError
 if TYPE_CHECKING:
     from rich.console import Console
 
+AT_LEAST_ONE = click.IntRange(1)
+POSITIVE = click.FloatRange(0, min_open=True)
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -34,16 +36,51 @@ class Refusal(click.ClickException):
         click.echo(f"swarm: error: {self.message}", file=file or sys.stderr)
 
 
+class OneLine(click.Command):
+    """A command whose complaints about its own command line take one line, where click takes four."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            path = f"{parent.command_path} {info_name}" if parent else str(info_name)
+            raise _one_line(error, path) from None
+
+
+class OneLineGroup(OneLine, click.Group):
+    """A group of such commands."""
+
+    command_class = OneLine
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise _one_line(error, ctx.command_path) from None
+
+
+def _one_line(error: click.UsageError, command_path: str) -> click.ClickException:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error
+    message = error.format_message().rstrip(".")
+    return Refusal(f"{message[:1].lower()}{message[1:]}; see `{command_path} --help`", error.exit_code)
+
+
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command `--log-level`, quiet Dask down, and turn errors into one line."""
 
     @click.option(
         "--log-level",
         type=click.Choice(LEVELS, case_sensitive=False),
+        metavar="LEVEL",
         default="WARNING",
         show_default=True,
         envvar="SWARM_LOG_LEVEL",
-        help="What is logged; DEBUG also shows tracebacks and what Dask says.",
+        help=f"{', '.join(LEVELS[:-1])} or {LEVELS[-1]}; DEBUG also shows tracebacks and what Dask says.",
     )
     @functools.wraps(function)
     def wrapped(*args: Any, log_level: str, **options: Any) -> Any:
@@ -74,22 +111,37 @@ def _set_up_logs(level: str) -> None:
 
     logs.configure(level, json=not sys.stderr.isatty())
     if level != "DEBUG":
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        # Each of them has a level and a handler of its own (distributed.config).
+        for name in ("distributed", "distributed.client", "tornado.application"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-@click.group("swarm", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("swarm", cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, package_name="dask-swarm", prog_name="swarm")
 def cli() -> None:
     """A Dask cluster that looks after itself."""
 
 
-class Workloads(click.Group):
+class Workloads(OneLineGroup):
     """One command per workload, with the parameters of the workload as its options."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         import workloads
 
         return workloads.names()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List them with their whole summary; click would cut it, and fail if one workload can't be loaded."""
+        from workloads import catalogue
+
+        rows = []
+        for name in self.list_commands(ctx):
+            try:
+                rows.append((name, catalogue.describe(name)[0]))
+            except SwarmError as error:
+                rows.append((name, str(error)))
+        with formatter.section("Workloads"):
+            formatter.write_dl(rows)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
         from workloads import catalogue
@@ -101,7 +153,7 @@ class Workloads(click.Group):
         options: list[click.Parameter] = [
             click.Option(
                 [f"--{parameter.name.replace('_', '-')}", f"p_{parameter.name}"],
-                metavar=parameter.name.upper(),
+                metavar="VALUE",
                 default=None,
                 help=_help(parameter),
             )
@@ -115,11 +167,11 @@ class Workloads(click.Group):
             values = {key.removeprefix("p_"): value for key, value in given.items() if value is not None}
             _run(cmd_name, values, address=address, workers=workers, timeout=timeout, verify=verify)
 
-        made = click.Command(cmd_name, callback=run_workload, help=summary, params=options)
+        made = OneLine(cmd_name, callback=run_workload, help=summary, params=options)
         for option in (
             click.option("--address", help="Of a running scheduler; without it, a local cluster is started."),
-            click.option("--workers", type=click.IntRange(1), help="Of the local cluster."),
-            click.option("--timeout", type=click.FloatRange(0, min_open=True), help="Seconds to wait for the result."),
+            click.option("--workers", type=AT_LEAST_ONE, metavar="N", help="Worker processes of the local cluster."),
+            click.option("--timeout", type=POSITIVE, metavar="SECONDS", help="How long to wait for the result."),
             click.option("--verify/--no-verify", default=True, show_default=True, help="Check the result."),
         ):
             option(made)
@@ -132,7 +184,7 @@ def _help(parameter: Any) -> str:
     return f"{parameter.description or parameter.name}: {parameter.allowed}{default}"
 
 
-@cli.group("run", cls=Workloads)
+@cli.group("run", cls=Workloads, subcommand_metavar="WORKLOAD [OPTIONS]")
 def run_group() -> None:
     """Run a workload, show its progress, and verify its result."""
 
@@ -151,22 +203,33 @@ def _run(
         if address is None:
             err.print("starting a local cluster …", style="dim")
         with swarm.connect(address, workers=workers) as cluster:
-            err.print(f"scheduler {cluster.address}   dashboard {cluster.page or 'none'}", style="dim")
+            where = f"scheduler {cluster.address}   dashboard {cluster.page or 'none'}"
+            err.print(where, style="dim", highlight=False, soft_wrap=True)
             run = cluster.submit(workload)
             run.progress(err, timeout=timeout)
             result = run.result(timeout=timeout)
-            out.print(workload.summary(result) if hasattr(workload, "summary") else repr(result), highlight=False)
+            summary = workload.summary(result) if hasattr(workload, "summary") else repr(result)
+            out.print(summary, markup=False, highlight=False, soft_wrap=True)
             if verify:
                 with err.status("verifying …"):
                     verdict = workload.verify(result)
-                out.print("verified: " if verdict.passed else "WRONG: ", verdict.summary, sep="", highlight=False)
+                said = f"{'verified' if verdict.passed else 'WRONG'}: {verdict.summary}"
+                out.print(said, markup=False, highlight=False, soft_wrap=True)
                 code = 0 if verdict.passed else 1
     _leave(stop, code)
 
 
+config_option = click.option(
+    "--config", type=click.Path(path_type=Path), metavar="FILE", help="A swarm_config file (JSON or YAML)."
+)
+workers_option = click.option(
+    "--workers", type=AT_LEAST_ONE, metavar="N", help="Worker processes; by default as many as this machine carries."
+)
+
+
 @cli.command()
-@click.option("--workers", type=click.IntRange(1), help="Worker processes; by default as many as this machine carries.")
-@click.option("--config", type=click.Path(path_type=Path), help="A swarm_config file (JSON or YAML).")
+@workers_option
+@config_option
 @command
 def demo(workers: int | None, config: Path | None) -> None:
     """Run the three workloads on a local swarm and verify their results."""
@@ -184,19 +247,29 @@ def demo(workers: int | None, config: Path | None) -> None:
 
 
 @cli.command()
-@click.option("--config", type=click.Path(path_type=Path), help="A swarm_config file (JSON or YAML).")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8786, show_default=True, help="Of the scheduler; 0 for any free port.")
-@click.option("--dashboard-port", default=8787, show_default=True, help="0 for any free port.")
-@click.option("--workers", type=click.IntRange(1), help="Worker processes; by default as many as this machine carries.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of each worker.")
-@click.option("--memory-limit", default="auto", show_default=True, help="Of each worker, as for `dask worker`.")
-@click.option("--log-directory", type=click.Path(path_type=Path), help="Logs go here instead of to standard error.")
+@config_option
+@click.option("--host", metavar="HOST", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", metavar="N", default=8786, show_default=True, help="Of the scheduler; 0 for any free port.")
+@click.option("--dashboard-port", metavar="N", default=8787, show_default=True, help="0 for any free port.")
+@workers_option
+@click.option("--threads", type=AT_LEAST_ONE, metavar="N", help="Threads of each worker.")
+@click.option(
+    "--memory-limit", metavar="SIZE", default="auto", show_default=True, help="Of each worker, as for `dask worker`."
+)
+@click.option(
+    "--log-directory",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Everything is logged to files there, instead of what --log-level lets through to standard error.",
+)
 @click.option("--demo", "with_demo", is_flag=True, help="Run the demo workloads on it.")
-@click.option("--monitor-duration", type=click.FloatRange(0, min_open=True), help="Stop after so many seconds.")
+@click.option("--monitor-duration", type=POSITIVE, metavar="SECONDS", help="Stop after so many seconds.")
 @command
 def deploy(**options: Any) -> None:
-    """Start a scheduler and workers and keep them running, until Ctrl-C or SIGTERM stops them all."""
+    """Start a scheduler and workers and keep them running.
+
+    Whatever ends is started again. Ctrl-C or SIGTERM stops them all.
+    """
     from swarm.demo import run_deploy
 
     out, err = _consoles()
@@ -208,7 +281,11 @@ def deploy(**options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 @command
 def status(address: str | None, as_json: bool) -> None:
-    """Show the workers, alerts and runs of a cluster. Changes nothing there."""
+    """Show the workers, alerts and runs of a cluster.
+
+    ADDRESS is that of the scheduler; without it DASK_SCHEDULER_ADDRESS counts, then tcp://127.0.0.1:8786. Changes
+    nothing there.
+    """
     from swarm.status import fetch, render
 
     out, _ = _consoles()
@@ -225,7 +302,10 @@ def status(address: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 @command
 def doctor(as_json: bool) -> None:
-    """Say what this machine offers, and what is missing, why, and how to get it."""
+    """Say what this machine offers, and what is missing.
+
+    What is missing comes with the reason, and how to get it.
+    """
     from swarm import doctor as examination
 
     findings = examination.examine()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -46,7 +46,8 @@ class Act:
 def run_demo(swarm: Swarm, out: Console, err: Console) -> bool:
     """Run the workloads one after the other and print a table; True when all results are verified."""
     page = swarm.page
-    err.print(f"scheduler {swarm.address}   dashboard {page or 'none'}", style="dim", highlight=False)
+    where = f"scheduler {swarm.address}   dashboard {page or 'none'}"
+    err.print(where, style="dim", highlight=False, soft_wrap=True)
     acts = [_act(swarm, name, err) for name in ACTS]
     out.print(_table(acts, page))
     return all(act.passed for act in acts)
@@ -84,17 +85,16 @@ def _observed(explanation: Explanation) -> str:
 
 
 def _table(acts: list[Act], page: str | None) -> Table:
-    table = Table(caption=f"dashboard: {page or 'none'}", caption_justify="left", expand=False)
-    table.add_column("workload", style="bold")
-    table.add_column("tasks", justify="right")
-    table.add_column("time", justify="right")
-    table.add_column("what the swarm observed")
-    table.add_column("verified")
+    table = Table(box=SIMPLE_HEAD, caption=f"dashboard: {page or 'none'}", caption_justify="left", pad_edge=False)
+    table.add_column("")
+    table.add_column("workload", style="bold", no_wrap=True)
+    table.add_column("tasks", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("verified, and what the swarm observed", overflow="fold")
     for act in acts:
-        mark = Text("✓ ", style="green") if act.passed else Text("✗ ", style="bold red")
-        table.add_row(
-            act.name, str(act.tasks), f"{act.elapsed_s:.1f} s", act.observed, mark.append(act.verdict, "default")
-        )
+        mark = Text("✓", style="green") if act.passed else Text("✗", style="bold red")
+        found = Text(act.verdict).append(f"\n{act.observed}", style="dim")
+        table.add_row(mark, act.name, str(act.tasks), f"{act.elapsed_s:.1f} s", found)
     return table
 
 
@@ -117,10 +117,13 @@ def run_deploy(
 
     Ctrl-C and SIGTERM are the ordinary ways to end it, so they give 0 unless a demo was cut short.
     """
-    resolved = config_sources.load(config)
-    env = config_sources.as_env(resolved)
-    if LOGGER.isEnabledFor(logging.DEBUG):
-        env |= {LEVEL_VARIABLE: "DEBUG", "DASK_LOGGING__DISTRIBUTED": "debug"}
+    # In a terminal the processes say no more than we do; files get all that Dask usually says.
+    level = LOGGER.getEffectiveLevel() if log_directory is None else min(LOGGER.getEffectiveLevel(), logging.INFO)
+    env = {
+        **config_sources.as_env(config_sources.load(config)),
+        LEVEL_VARIABLE: logging.getLevelName(level),
+        "DASK_LOGGING__DISTRIBUTED": logging.getLevelName(level).lower(),
+    }
     spec = ClusterSpec(
         workers=workers,
         threads_per_worker=threads,
@@ -133,25 +136,24 @@ def run_deploy(
         forward=log_directory is None,
     )
     code = 0
-    with stopping_on_signals() as stop:
-        with LocalProcesses(spec, on_progress=lambda line: err.print(line, style="dim", highlight=False)) as cluster:
-            err.print(f"scheduler at [bold]{cluster.address}[/], {len(cluster.processes) - 1} workers", highlight=False)
-            if cluster.dashboard_link:
-                page = cluster.dashboard_link.replace("/status", "/swarm")
-                err.print(f"dashboard at {page}", highlight=False)
-            err.print("Ctrl-C stops them all", style="dim")
-            started = time.monotonic()
-            if with_demo:
-                code = 1  # until it has ended well
-                with connect(cluster.address, config=config) as swarm:
-                    code = 0 if run_demo(swarm, out, err) else 1
-            while not cluster.shut_down:
-                if monitor_duration is not None and time.monotonic() - started >= monitor_duration:
-                    break
-                for change in cluster.poll():
-                    err.print(change.message, style="yellow", highlight=False)
-                time.sleep(POLL_S)
-        err.print("all processes have stopped", style="dim")
-    if stop.signal is not None:
-        err.print(f"stopped by {signal.Signals(stop.signal).name}", style="dim")
+    with (
+        stopping_on_signals() as stop,
+        LocalProcesses(spec, on_progress=lambda line: err.print(line, style="dim", highlight=False)) as cluster,
+    ):
+        if cluster.dashboard_link:
+            page = cluster.dashboard_link.replace("/status", "/swarm")
+            err.print(f"dashboard at {page}", highlight=False, soft_wrap=True)
+        err.print("Ctrl-C stops them all", style="dim")
+        started = time.monotonic()
+        if with_demo:
+            code = 1  # until it has ended well
+            with connect(cluster.address, config=config) as swarm:
+                code = 0 if run_demo(swarm, out, err) else 1
+        while not cluster.shut_down:
+            if monitor_duration is not None and time.monotonic() - started >= monitor_duration:
+                break
+            cluster.poll()  # which logs what it finds and does
+            time.sleep(POLL_S)
+    why = f", stopped by {stop.signal.name}" if stop.signal else ""
+    err.print(f"all processes have ended{why}", style="dim")
     return code

@@ -148,7 +148,8 @@ class Run:
 
     async def _settled(self) -> None:
         """Return when all results are there, or the first one will never be."""
-        async for future in as_completed(self.futures.values()):
+        # The loop is given, or it would be that of the default client, who may be another one.
+        async for future in as_completed(self.futures.values(), loop=self._swarm.client.loop):
             if future.status != "finished":
                 return
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import dask
-from distributed import Client
 
 from swarm.agents.host import NAME
 from swarm.errors import ConnectError
+from swarm.reach import scheduler_at
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,26 +27,18 @@ def fetch(address: str | None = None) -> dict[str, Any]:
         No scheduler answers, or it runs without swarm.
     """
     where = address or dask.config.get("scheduler-address", None) or "tcp://127.0.0.1:8786"
-    try:
-        client = Client(where, timeout=TIMEOUT_S, set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
-        from swarm.client import no_connection
+    return asyncio.run(_ask(where))
 
-        raise no_connection(where, error) from None
-    with client:
-        if client.get_metadata(NAME, default=None) is None:
-            workers = len(client.scheduler_info(n_workers=-1)["workers"])
+
+async def _ask(address: str) -> dict[str, Any]:
+    # Not a `Client`, which the scheduler would take note of.
+    async with scheduler_at(address, timeout_s=TIMEOUT_S) as (scheduler, identity):
+        if await scheduler.get_metadata(keys=[NAME], default=None) is None:
             raise ConnectError(
-                f"the scheduler at {where} is plain Dask with {workers} workers: start them with "
-                f'--preload swarm.agents, or run swarm.connect("{where}") once'
+                f"the scheduler at {address} is plain Dask with {_counted(identity['n_workers'], 'worker')}: start "
+                f'them with --preload swarm.agents, or run swarm.connect("{address}") once'
             )
-
-        async def ask() -> dict[str, Any]:
-            assert client.scheduler is not None
-            answer: dict[str, Any] = await client.scheduler.swarm_status()
-            return answer
-
-        found: dict[str, Any] = client.sync(ask)
+        found: dict[str, Any] = await scheduler.swarm_status()
         return found
 
 
@@ -54,37 +47,39 @@ def render(status: dict[str, Any], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    def line(text: str, style: str = "") -> None:
+        console.print(Text(text), style=style, soft_wrap=True)
+
     totals = status["totals"]
-    rate = "–" if totals["tasks_per_s"] is None else f"{totals['tasks_per_s']:.1f}"
-    console.print(
-        f"[bold]{status['scheduler']}[/]  swarm {status['version']}  {totals['workers']} workers, "
-        f"{totals['threads']} threads, {rate} tasks/s, {totals['alerts']} alerts",
-        highlight=False,
-    )
-    console.print(f"dashboard {status['page'] or 'none: ' + status['page_absent']}", style="dim", highlight=False)
+    rate = "" if totals["tasks_per_s"] is None else f"{totals['tasks_per_s']:.1f} tasks/s, "
+    sizes = f"{_counted(totals['workers'], 'worker')}, {_counted(totals['threads'], 'thread')}"
+    line(f"{status['scheduler']}   swarm {status['version']}   {sizes}, {rate}{_counted(totals['alerts'], 'alert')}")
+    line(f"dashboard {status['page'] or 'none: ' + status['page_absent']}", "dim")
     if status["workers"]:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for title, side in (
-            ("", "left"),
-            ("worker", "left"),
-            ("CPU", "right"),
-            ("memory", "right"),
-            ("health", "left"),
-        ):
-            table.add_column(title, justify=side)  # type: ignore[arg-type]
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+        for title in ("", "worker", "CPU", "memory", "health"):
+            table.add_column(title, justify="right" if title in ("CPU", "memory") else "left", overflow="fold")
         for row in status["workers"]:
-            cpu = "–" if row["cpu_percent"] is None else f"{row['cpu_percent']:.0f} %"
-            memory = "–" if row["memory_percent"] is None else f"{row['memory_percent']:.0f} %"
-            health = row["health"] + (f": {row['note']}" if row["note"] else "")
-            table.add_row(MARKS[row["health"]], Text(row["name"]), cpu, memory, Text(health))
+            cpu, memory = (_percent(row[key]) for key in ("cpu_percent", "memory_percent"))
+            table.add_row(MARKS[row["health"]], Text(row["name"]), cpu, memory, row["health"])
         console.print(table)
     else:
-        console.print(f"no workers yet: dask worker {status['scheduler']} --preload swarm.agents", style="yellow")
-    for run in status["runs"][:10]:
-        done = f"{run['finished']} of {run['tasks']} tasks"
-        console.print(Text(f"run {run['run']}: {run['status']}, {done}, {run['elapsed_s']:.1f} s"))
+        line(f"no workers yet: dask worker {status['scheduler']} --preload swarm.agents", "yellow")
+    for row in status["workers"]:
+        if row["health"] in ("no agent", "stale"):
+            line(f"{row['health']} on {row['name']}: {row['note']}", "yellow")
     for alert in status["alerts"][:10]:
         state = "alert" if alert["is_active"] else "past alert"
-        console.print(Text(f"{state}: {alert['sentence']}"), style="red" if alert["is_active"] else "dim")
-    for part, reason in status["off"].items():
-        console.print(Text(f"switched off: {part}: {reason}"), style="red")
+        line(f"{state}: {alert['sentence']}", "red" if alert["is_active"] else "dim")
+    for run in status["runs"][:10]:
+        line(f"run {run['run']}: {run['status']}, {run['finished']} of {run['tasks']} tasks, {run['elapsed_s']:.1f} s")
+    for part in status["disabled"]:
+        line(f"switched off: {part['part']}: {part['reason']}", "red")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} %"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

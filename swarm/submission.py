@@ -8,6 +8,7 @@ from typing import Any
 
 from dask.base import collections_to_expr, is_dask_collection
 from dask.core import flatten, get_dependencies, getcycle
+from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from swarm.errors import SubmissionError
@@ -91,12 +92,16 @@ def _check_keys(what: object, keys: Sequence[Key]) -> None:
 
 
 def _of_collections(collections: Sequence[Any], name: str, shape: Callable[[list[Any]], Any]) -> Submission:
+    shown = name or type(collections[0]).__name__.lower()
     # The same steps as distributed.Client.compute, which does not tell the keys before it sends the graph.
     from dask._expr import FinalizeCompute
 
+    if len({*map(type, collections)}) > 1:
+        # Dask optimises collections of one kind together and returns their keys in the order of the kinds, so that
+        # dask.compute(delayed, array, other_delayed) swaps results (dask 2026.8). Of one kind, the order is kept.
+        collections = [delayed(collection) for collection in collections]
     expression = FinalizeCompute(collections_to_expr(collections, True)).optimize()
     keys = tuple(flatten(expression.__dask_keys__()))
-    shown = name or type(collections[0]).__name__.lower()
     return Submission(shown, expression, keys, lambda results: shape([results[key] for key in keys]))
 
 

@@ -129,7 +129,7 @@ async def install_on_scheduler(scheduler: Any, explicit: Mapping[str, Any], send
         what_to_do = f"install dask-swarm=={swarm.__version__} there and start it again"
         raise MissingPackageError(f"scheduler {scheduler.address} can't import swarm ({error}); {what_to_do}") from None
     except ValueError as error:
-        if "pickle" not in str(error):
+        if "disallowed" not in str(error):  # the setting distributed.scheduler.blocked-handlers
             raise
         what_to_do = "start it with `dask scheduler --preload scheduler_plugins`"
         raise MissingPackageError(f"scheduler {scheduler.address} takes no plugins ({error}); {what_to_do}") from None

@@ -164,6 +164,7 @@ window.swarmPage = (() => {
     const cpu = row.cpu_percent === null ? null : row.cpu_percent / Math.max(1, row.threads)
     tile.row = row
     tile.dataset.health = row.health
+    tile.dataset.over = row.alerts.join(" ")
     tile.dataset.address = row.address
     tile.setAttribute("aria-label", `${row.name}: ${row.health}`)
     tile.querySelector("use").setAttribute("href", "#i-" + row.health.replace(" ", "-"))

@@ -73,6 +73,8 @@ class WorkerRow:
     memory_percent: float | None
     telemetry_age_s: float | None
     """None before the first telemetry."""
+    alerts: tuple[Resource, ...] = ()
+    """What is over its limit; CPU and temperature are those of the host, for which one worker speaks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +340,7 @@ def _worker_row(worker: _Worker, now_s: float) -> WorkerRow:
         memory_limit_bytes=limit_bytes,
         memory_percent=100.0 * memory_bytes / limit_bytes if memory_bytes is not None and limit_bytes else None,
         telemetry_age_s=age_s if reading else None,
+        alerts=tuple(worker.alerts),
     )
 
 
