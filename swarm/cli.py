@@ -192,12 +192,17 @@ def run_group() -> None:
 def _run(
     name: str, values: dict[str, str], *, address: str | None, workers: int | None, timeout: float | None, verify: bool
 ) -> None:
+    import time
+
     import swarm
     import workloads
+    from swarm import config_sources
     from swarm.deploy.signals import stopping_on_signals
 
     out, err = _consoles()
-    workload = workloads.create(name, **values)  # refused before anything is started
+    # Refused before anything is started.
+    workload = workloads.create(name, **values)
+    config_sources.load()
     code = 0
     with stopping_on_signals() as stop:
         if address is None:
@@ -205,9 +210,9 @@ def _run(
         with swarm.connect(address, workers=workers) as cluster:
             where = f"scheduler {cluster.address}   dashboard {cluster.page or 'none'}"
             err.print(where, style="dim", highlight=False, soft_wrap=True)
-            run = cluster.submit(workload)
+            run, started = cluster.submit(workload), time.monotonic()
             run.progress(err, timeout=timeout)
-            result = run.result(timeout=timeout)
+            result = run.result(None if timeout is None else max(0.0, timeout - (time.monotonic() - started)))
             summary = workload.summary(result) if hasattr(workload, "summary") else repr(result)
             out.print(summary, markup=False, highlight=False, soft_wrap=True)
             if verify:
@@ -234,10 +239,12 @@ workers_option = click.option(
 def demo(workers: int | None, config: Path | None) -> None:
     """Run the three workloads on a local swarm and verify their results."""
     import swarm
+    from swarm import config_sources
     from swarm.demo import run_demo
     from swarm.deploy.signals import stopping_on_signals
 
     out, err = _consoles()
+    config_sources.load(config)  # refused before anything is started
     code = 1
     with stopping_on_signals() as stop:
         err.print("starting a scheduler and workers …", style="dim")

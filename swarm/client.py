@@ -18,7 +18,7 @@ import swarm as package
 from swarm import config_sources
 from swarm.agents.host import NAME, install_on_scheduler, settings_of
 from swarm.config import Resolved, Settings
-from swarm.errors import ConnectError, SchedulerLostError, SwarmError, nearest
+from swarm.errors import ConnectError, SchedulerLostError, SubmissionError, SwarmError, nearest
 from swarm.protocol import KINDS, TOPIC, Event, from_wire
 from swarm.run import Run
 from swarm.submission import prepare
@@ -286,9 +286,10 @@ class Swarm:
         )
         try:
             futures = self.client.get(submission.graph, list(submission.keys), sync=False)
-        except BaseException as error:
-            await self.ask("swarm_end_run", run=run, status="error", reason=f"could not be sent: {error!r}")
-            raise
+        except Exception as error:
+            why = f"the graph of {submission.name} can't be sent: {' '.join(str(error).split())}"
+            await self.ask("swarm_end_run", run=run, status="error", reason=why)
+            raise SubmissionError(why) from error
         return Run(self, run, submission, dict(zip(submission.keys, futures, strict=True)))
 
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any], name: str = "", **constants: Any) -> Any:

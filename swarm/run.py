@@ -171,7 +171,8 @@ class Run:
             except (TimeoutError, SwarmError):
                 pass  # a scheduler that does not know the run is another one than we submitted to
             else:
-                return RunCancelledError(f"run {self.id} was cancelled: {info['reason'] or 'no reason given'}")
+                why = f": {info['reason']}" if info["reason"] else ""  # the scheduler may hear of it after we do
+                return RunCancelledError(f"run {self.id} was cancelled{why}")
         done = sum(future.status == "finished" for future in self.futures.values())
         address = self._swarm.address
         return SchedulerLostError(

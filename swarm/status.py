@@ -73,8 +73,8 @@ def render(status: dict[str, Any], console: Console) -> None:
         line(f"{state}: {alert['sentence']}", "red" if alert["is_active"] else "dim")
     for run in status["runs"][:10]:
         line(f"run {run['run']}: {run['status']}, {run['finished']} of {run['tasks']} tasks, {run['elapsed_s']:.1f} s")
-    for part in status["disabled"]:
-        line(f"switched off: {part['part']}: {part['reason']}", "red")
+    for part, reason in status["off"].items():  # "disabled" comes through the view, which may itself be off
+        line(f"switched off: {part}: {reason}", "red")
 
 
 def _percent(value: float | None) -> str:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+from tests.support.leaks import leaving_nothing_behind
 
 HERE = Path(__file__).parent
 FOLDERS = ("architecture", "unit", "integration", "processes", "browser", "gpu", "benchmarks")
+STARTS_THINGS = {"integration", "processes"}
+"""In `browser` all tests share one browser, which starts processes as it likes; it is checked when it has ended."""
+
+# Always the same examples, and no deadline for one: a busy machine is no defect.
+hypothesis.settings.register_profile("swarm", derandomize=True, deadline=None, max_examples=50)
+hypothesis.settings.load_profile("swarm")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -16,3 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
         if folder in FOLDERS:
             item.add_marker(folder)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that leaves threads, processes, open files or shared memory behind fails."""
+    if STARTS_THINGS.isdisjoint(mark.name for mark in request.node.iter_markers()):
+        yield
+        return
+    with leaving_nothing_behind():
+        yield

@@ -92,11 +92,7 @@ class Membership:
             self._check_versions(workers={worker: version})
             self._check_settings(explicit, where=f"on worker {worker}")
         except SwarmError as error:
-            self._bound(self._refused)
-            self._refused[worker] = str(error)
-            if worker in self._scheduler.workers:
-                self._publish(AgentRefused(at_s=time.time(), worker=worker, reason=str(error)))
-            return _refusal(error)
+            return self._refuse(worker, error)
         self._refused.pop(worker, None)
         self._bound(self._hellos)
         before, hello = self._hellos.get(worker), Hello(version, tuple(agents), dict(absent or {}))
@@ -143,13 +139,19 @@ class Membership:
                 answer = TimeoutError(f"the worker did not answer within {INSTALL_TIMEOUT_S:.0f} s")
             if isinstance(answer, Mapping) and answer.get("status") == "OK":
                 return
-            refusal = _explained(_said(answer), worker)
-            failed[worker] = _refusal(refusal)
-            self._refused[worker] = str(refusal)
-            self._publish(AgentRefused(at_s=time.time(), worker=worker, reason=str(refusal)))
+            failed[worker] = self._refuse(worker, _explained(_said(answer), worker))
 
         await asyncio.gather(*map(install_on, workers))
         return failed
+
+    def _refuse(self, worker: str, error: SwarmError) -> Reply:
+        """Remember and tell once why a worker has no agents."""
+        is_news = self._refused.get(worker) != str(error)
+        self._bound(self._refused)
+        self._refused[worker] = str(error)
+        if is_news and worker in self._scheduler.workers:
+            self._publish(AgentRefused(at_s=time.time(), worker=worker, reason=str(error)))
+        return _refusal(error)
 
     # -- checks ------------------------------------------------------------------------------------------------
 

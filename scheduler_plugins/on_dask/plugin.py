@@ -161,7 +161,8 @@ class SwarmPlugin(SchedulerPlugin):
                 if not self.runs.awaits(client, keys):
                     return
                 known = scheduler.tasks
-                states = {key: known[key].state for key in {*tasks, *keys} if key in known}
+                # In the order of the graph, in which the tasks lie in memory: a set's order takes twice as long.
+                states = {key: known[key].state for key in (*tasks, *keys) if key in known}
                 self._take(self.runs.graph_arrived(client, keys, states, time.time()))
 
     def transition(self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any) -> None:

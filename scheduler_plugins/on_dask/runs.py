@@ -136,12 +136,13 @@ class Runs:
         run.tasks = frozenset(states)
         run.count = len(run.tasks)
         run.status = "running"
-        for key, state in states.items():
-            self.by_key[key] = (*self.by_key.get(key, ()), run)
-            if state == "memory":
-                run.finished.add(key)
-            elif state == "erred":
-                run.erred.add(key)
+        settled = [(key, state) for key, state in states.items() if state in ("memory", "erred")]
+        run.finished = {key for key, state in settled if state == "memory"}
+        run.erred = {key for key, state in settled if state == "erred"}
+        # A graph may have 100,000 tasks and this blocks the event loop, so Python code runs for shared tasks only.
+        shared = {key: (*self.by_key[key], run) for key in self.by_key.keys() & run.tasks}
+        self.by_key.update(dict.fromkeys(states, (run,)))
+        self.by_key.update(shared)
         submitted = RunSubmitted(at_s=at_s, run=run.run, name=run.name, tasks=run.count, client=run.client)
         return [submitted, *self._ended_if_complete(run, at_s)]
 
@@ -193,11 +194,9 @@ class Runs:
             return []
         self._forget_awaited(over)
         for key in over.tasks:
-            rest = tuple(other for other in self.by_key.get(key, ()) if other is not over)
-            if rest:
-                self.by_key[key] = rest
-            else:
-                self.by_key.pop(key, None)
+            mine = self.by_key.pop(key, ())
+            if len(mine) > 1:
+                self.by_key[key] = tuple(other for other in mine if other is not over)
         over.status, over.reason, over.ended_at_s = status, reason, at_s
         progress = self._progress(over, at_s, processing=0)
         over.tasks = over.wanted = frozenset()

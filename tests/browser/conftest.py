@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.browser import Browser, open_browser
+from tests.support.leaks import leaving_nothing_behind
 
 
 @pytest.fixture(scope="session")
 def _one_browser() -> Iterator[Browser]:
-    with open_browser() as browser:
+    with leaving_nothing_behind(), open_browser() as browser:
         yield browser
 
 
