@@ -8,7 +8,7 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import Client, Scheduler
+from distributed import Scheduler
 from distributed.core import Status
 
 import swarm
@@ -214,7 +214,9 @@ async def test_a_worker_that_cannot_import_swarm(monkeypatch: pytest.MonkeyPatch
             await running.swarm()
         (worker,) = running.workers
         said = one_line(error)
-        assert said.startswith(f"worker {worker.address} can't import swarm (No module named 'swarm_of_another_machine')")
+        assert said.startswith(
+            f"worker {worker.address} can't import swarm (No module named 'swarm_of_another_machine')"
+        )
         assert said.endswith(f"install dask-swarm=={VERSION} there, or remove that worker")
         assert published(running, AgentRefused)[0].reason == said
         client = await running.client()

@@ -59,9 +59,7 @@ def test_nothing_is_missing_in_the_installed_distributed(scheduler: Scheduler) -
         ("dashboard", "http_application", None),
     ],
 )
-def test_the_feature_that_needs_it_is_named(
-    scheduler: Scheduler, feature: str, name: str, replacement: Any
-) -> None:
+def test_the_feature_that_needs_it_is_named(scheduler: Scheduler, feature: str, name: str, replacement: Any) -> None:
     found = selftest.missing(Installed(scheduler, **{name: replacement}))  # type: ignore[arg-type]
     assert found.keys() == {feature}
     assert found[feature].startswith("this version of distributed lacks Scheduler.")

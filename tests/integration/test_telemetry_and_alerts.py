@@ -149,7 +149,9 @@ async def test_handlers_may_be_coroutines_may_fail_and_may_go(log: io.StringIO) 
 async def test_wrong_handlers_are_refused() -> None:
     async with cluster(workers=0, swarm=True) as running:
         connected = await running.swarm()
-        with pytest.raises(SwarmError, match=r"^there is no event 'AlertRased'; did you mean AlertRaised\? \(known are"):
+        with pytest.raises(
+            SwarmError, match=r"^there is no event 'AlertRased'; did you mean AlertRaised\? \(known are"
+        ):
             connected.add_event_handler("AlertRased", print)
         with pytest.raises(SwarmError, match="there is no event 'RaiseAlert'"):
             connected.add_event_handler("RaiseAlert", print)

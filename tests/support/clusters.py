@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -100,6 +101,12 @@ async def cluster(
         for _ in range(workers):
             await running.join(agents=agents)
         yield running
+        await eventually(lambda: not _installing(), "no agents are being installed, which would hold connections")
+
+
+def _installing() -> list[str]:
+    under_way = (getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks())
+    return [name for name in under_way if name == "Membership._install_one"]
 
 
 @contextlib.contextmanager

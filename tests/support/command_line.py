@@ -10,8 +10,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -129,6 +129,12 @@ class Place:
             check=False,
         )
         return Said(done.returncode, done.stdout, done.stderr)
+
+    def run_together(self, *commands: Sequence[str], **env: str) -> list[Said]:
+        """Run commands that mostly wait, all at the same time."""
+        with ExitStack() as stack:
+            running = [stack.enter_context(self.start(*command, **env)) for command in commands]
+            return [command.ends() for command in running]
 
     @contextmanager
     def start(self, *command: str, **env: str) -> Iterator[Running]:

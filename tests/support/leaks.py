@@ -16,7 +16,7 @@ import psutil
 
 from tests.support.processes import OPEN_FILES, descendants, orphaned_segments, shared_memory
 
-THREADS_FOR_GOOD = ("Dask-Offload", "Dask-Callback-Thread", "ThreadPoolExecutor", "IO loop", "asyncio_", "Profile")
+THREADS_FOR_GOOD = ("Dask-Offload", "Dask-Callback-Thread", "TCP-Executor")
 """Names of threads that Dask and Python start once in a process and keep: pools, not leftovers."""
 
 

@@ -77,7 +77,7 @@ def test_a_run_that_is_not_verified_and_one_that_takes_too_long(cluster: Schedul
     said = place.run("swarm", "run", "heat", "--address", cluster.address, *SMALL["heat"], "--no-verify")
     assert said.code == 0
     assert len(said.out.splitlines()) == 1
-    endless = ("--points", "95", "--steps", "65536")
+    endless = ("--points", "191", "--steps", "2048")
     said = place.run("swarm", "run", "heat", "--address", cluster.address, *endless, "--timeout", "1")
     assert said.code == 1
     assert re.search(r"^swarm: error: run heat-1-\w+ is not finished .* s", said.log[-1])
@@ -122,7 +122,7 @@ def test_a_worker_of_another_version_works_without_agents(cluster: Scheduler, pl
         assert found == "no agent"
         (refusal,) = (line for line in worker.err.splitlines() if "agents_refused" in line)
         assert re.match(
-            r"versions of swarm differ: client .*, scheduler \d\S+, workers .*0\.0\.9 .*; install dask-swarm==\S+ everyw",
+            r"versions of swarm differ: client .*, scheduler \d\S+, workers .*0\.0\.9 .*; install dask-swarm==",
             json.loads(refusal)["reason"],
         )
         said = place.run("swarm", "status", cluster.address)

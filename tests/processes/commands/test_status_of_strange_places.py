@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-import pytest
-
 from tests.support.command_line import Place
 
 COMMANDS = (("swarm", "status"), ("swarm", "run", "heat", "--address"))
@@ -53,38 +51,30 @@ def chatterbox() -> Iterator[str]:
             thread.join()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_nobody_listens(place: Place, command: tuple[str, ...]) -> None:
+def test_nobody_listens_or_somebody_who_does_not_speak_dask(place: Place) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
-        address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
-    said = place.run(*command, address)
-    assert said.code == 1
-    assert said.complaint.startswith(f"swarm: error: no Dask scheduler answers at {address} (Timed out trying ")
+        nowhere = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+    with web_server() as web, chatterbox() as noise:
+        reasons = {
+            nowhere: "Timed out trying to connect",
+            web: "something listens there, but it does not answer as Dask does within",
+            noise: "what answers there does not speak Dask",
+        }
+        cases = [(address, [*command, address]) for address in reasons for command in COMMANDS]
+        outcomes = place.run_together(*(command for _, command in cases))
+    for (address, _), said in zip(cases, outcomes, strict=True):
+        assert said.code == 1
+        assert said.complaint.startswith(f"swarm: error: no Dask scheduler answers at {address} ({reasons[address]}")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_an_address_that_is_none(place: Place, command: tuple[str, ...]) -> None:
-    for address in ("http://127.0.0.1:8787", "nonsense"):
-        said = place.run(*command, address)
+def test_an_address_that_is_none(place: Place) -> None:
+    cases = [
+        (address, [*command, address]) for address in ("http://127.0.0.1:8787", "nonsense") for command in COMMANDS
+    ]
+    for (address, _), said in zip(cases, place.run_together(*(command for _, command in cases)), strict=True):
         assert said.code == 1
         assert said.complaint.startswith(f"swarm: error: '{address}' is no address of a Dask scheduler (")
         assert said.complaint.endswith("it looks like tcp://host:8786")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(
-    ("server", "why"),
-    [
-        (web_server, "something listens there, but it does not answer as Dask does within"),
-        (chatterbox, "what answers there does not speak Dask"),
-    ],
-)
-def test_a_server_of_another_kind(place: Place, server: object, why: str, command: tuple[str, ...]) -> None:
-    assert callable(server)
-    with server() as address:
-        said = place.run(*command, address)
-    assert said.code == 1
-    assert said.complaint.startswith(f"swarm: error: no Dask scheduler answers at {address} ({why}")
 
 
 def test_status_of_plain_dask_changes_nothing_there(place: Place) -> None:

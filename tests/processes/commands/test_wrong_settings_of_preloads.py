@@ -1,4 +1,4 @@
-"""A wrong setting ends `dask scheduler` and `dask worker` with one line and an exit code, and never with a traceback."""
+"""A wrong setting ends `dask scheduler` and `dask worker` with one line, an exit code and no traceback."""
 
 from __future__ import annotations
 

@@ -22,7 +22,11 @@ VERSIONS = st.dictionaries(st.text("abc", min_size=1), VERSION)
         ({}, {"a": "1"}, "client none connected, scheduler 2, workers 1"),
         ({"c": "2"}, {"a": "1", "b": "2", "d": "2"}, "client 2, scheduler 2, workers 1 (a), 2 (2)"),
         ({"c": "1"}, {"a": "3"}, "client 1, scheduler 2, workers 3"),
-        ({}, dict.fromkeys("abcd", "1") | {"e": "2"}, "client none connected, scheduler 2, workers 1 (a, b, c, …), 2 (1)"),
+        (
+            {},
+            dict.fromkeys("abcd", "1") | {"e": "2"},
+            "client none connected, scheduler 2, workers 1 (a, b, c, …), 2 (1)",
+        ),
     ],
 )
 def test_all_three_are_named(clients: dict[str, str], workers: dict[str, str], said: str | None) -> None:
