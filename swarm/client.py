@@ -162,10 +162,12 @@ class Swarm:
     def __await__(self) -> Any:
         async def join() -> Swarm:
             try:
-                await self.client
-            except (OSError, ValueError, TypeError) as error:
-                raise no_connection(str(self.client._start_arg), error) from None
-            await self._join()
+                await self._connected()
+                await self._join()
+            except BaseException:
+                if self._own_client:
+                    await self.client.close()
+                raise
             return self
 
         return join().__await__()
@@ -215,6 +217,12 @@ class Swarm:
         if isinstance(answer, Mapping) and "message" in answer and "error" in answer:
             settings_of(answer, self.address)  # raises
         return answer
+
+    async def _connected(self) -> None:
+        try:
+            await self.client
+        except (OSError, ValueError, TypeError) as error:
+            raise no_connection(str(self.client._start_arg), error) from None
 
     async def _join(self) -> None:
         """Meet the scheduler: bring swarm where it is missing, and check versions and settings."""

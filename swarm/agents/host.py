@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol import pickle
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "swarm"
 HELLO_TIMEOUT_S = 20.0
+OVER = (Status.closing, Status.closed, Status.failed)
 
 
 class AgentHost(WorkerPlugin):
@@ -81,7 +83,7 @@ async def start(worker: Worker) -> None:
     sampler = Sampler(worker.local_directory, worker.memory_manager.memory_limit)
     try:
         settings = await _hello(worker, explicit, sampler.absent)
-        if NAME in worker.plugins:  # somebody else installed them meanwhile
+        if NAME in worker.plugins or worker.status in OVER:  # somebody else was quicker, or the worker ends
             sampler.close()
             return
         host = AgentHost([ResourceAgent(sampler, settings.monitoring_interval)])

@@ -61,7 +61,7 @@ async def test_a_part_that_fails_is_switched_off(
     low = {"performance_thresholds": {"memory_critical": 1}}  # so that there is something to enact
     async with cluster(workers=0, swarm=True, settings=low) as running:
         for i in range(STRIKES):
-            await running.join(agents=True, memory_limit="300MiB", name=f"early-{i}")
+            await running.join(agents=True, memory_limit="4GiB", name=f"early-{i}")
         connected = await running.swarm()
         disabled = Listener()
         connected.add_event_handler(PartDisabled, disabled)

@@ -21,8 +21,9 @@ GRAPH_PERIOD_S = 2.0
 ARRAY_PERIOD_S = 5.0
 NAP_S = 0.01
 """Most tasks sleep: 32 workers on a laptop would otherwise measure its cores."""
-ELEMENTS_PER_WORKER = 25_000
-"""Of the array: 200 kB per chunk, and each chunk is needed on another worker too."""
+CHUNKS = 8
+CHUNK_ELEMENTS = 25_000
+"""Of the array: 200 kB per chunk, and each chunk is needed where its mirror image is."""
 DRAIN_S = 30.0
 """What has not come this long after the end counts as lost."""
 
@@ -66,7 +67,7 @@ class SteadyLoad:
     swarm
         An asynchronous connection; its `client` is used for plain Dask.
     workers
-        The batches, graphs and arrays grow with their number.
+        The batches and graphs have a task for each.
     """
 
     def __init__(self, swarm: Swarm, workers: int) -> None:
@@ -117,7 +118,7 @@ class SteadyLoad:
         self._expect(value, n * n, tasks=1)
 
     async def _batch(self, n: int, due_s: float) -> None:
-        numbers = range(n, n + 2 * self._workers)
+        numbers = range(n, n + self._workers)
         futures = self._client.map(nap_and_square, numbers, pure=False)
         value = await self._client.submit(sum, futures, pure=False)
         self._expect(value, sum(i * i for i in numbers), tasks=len(numbers) + 1)
@@ -130,8 +131,8 @@ class SteadyLoad:
         self._expect(await run.result(), sum(i * i for i in range(self._workers)), tasks=len(graph))
 
     async def _array(self, n: int, due_s: float) -> None:
-        size = ELEMENTS_PER_WORKER * self._workers
-        numbers = da.arange(n, n + size, chunks=ELEMENTS_PER_WORKER)
+        size = CHUNKS * CHUNK_ELEMENTS
+        numbers = da.arange(n, n + size, chunks=CHUNK_ELEMENTS)
         run = await self._swarm.submit((numbers + numbers[::-1]).sum(), name="array")
         self._expect(int(await run.result()), size * (2 * n + size - 1), tasks=(await run.info())["tasks"])
 

@@ -30,7 +30,10 @@ BUDGET_RATIO = 1.05
 def test_swarm_costs_at_most_a_twentieth_of_dask(
     benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], dashboard: bool
 ) -> None:
-    """The timings of the benchmark itself are those of whole pairs; the figures are in the table and in extra_info."""
+    """Fails when the ratio is above the budget for sure, with the whole interval.
+
+    The timings of the benchmark itself are those of whole pairs; the figures are in the table and in extra_info.
+    """
     turns: list[Turn] = []
 
     def pair() -> None:
@@ -44,5 +47,11 @@ def test_swarm_costs_at_most_a_twentieth_of_dask(
         Console(width=120).print("", report(turns, title), sep="\n")
     found = ratios(turns)
     benchmark.extra_info["ratio"] = {name: [each.median, each.low, each.high] for name, each in found.items()}
-    over = {name: found[name].text(3) for name in ("scheduler CPU", "workers CPU") if found[name].median > BUDGET_RATIO}
+    cpu = {name: found[name] for name in ("scheduler CPU", "workers CPU")}
+    unsure = [name for name, each in cpu.items() if each.low <= BUDGET_RATIO < each.high]
+    over = [f"{name}: {each.text(3)}" for name, each in cpu.items() if each.low > BUDGET_RATIO]
+    if unsure:
+        with capsys.disabled():
+            print(f"Not sure that {' and '.join(unsure)} is within {BUDGET_RATIO}: repeat with more pairs, or when")
+            print("the machine is quieter.")
     assert not over, f"swarm / stock is above {BUDGET_RATIO}: {over}"

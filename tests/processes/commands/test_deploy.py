@@ -14,9 +14,10 @@ IS_UP = r"Ctrl-C stops them all"
 
 
 def test_it_ends_by_itself_after_the_time_given(place: Place) -> None:
+    quiet = ("--log-level", "error")  # a busy machine raises alerts
     place.write("swarm_config.json", '{"max_agents": 7, "monitoring_interval": "200ms"}')
     with place.start(
-        "swarm", "deploy", *FREE_PORTS, "--config", "swarm_config.json", "--monitor-duration", "2"
+        "swarm", "deploy", *FREE_PORTS, *quiet, "--config", "swarm_config.json", "--monitor-duration", "2"
     ) as deploy:
         address = deploy.waits_for(r"scheduler at (\S+); starting 1 worker\n")[1]
         deploy.waits_for(IS_UP)
