@@ -192,8 +192,6 @@ def run_group() -> None:
 def _run(
     name: str, values: dict[str, str], *, address: str | None, workers: int | None, timeout: float | None, verify: bool
 ) -> None:
-    import time
-
     import swarm
     import workloads
     from swarm import config_sources
@@ -210,9 +208,11 @@ def _run(
         with swarm.connect(address, workers=workers) as cluster:
             where = f"scheduler {cluster.address}   dashboard {cluster.page or 'none'}"
             err.print(where, style="dim", highlight=False, soft_wrap=True)
-            run, started = cluster.submit(workload), time.monotonic()
-            run.progress(err, timeout=timeout)
-            result = run.result(None if timeout is None else max(0.0, timeout - (time.monotonic() - started)))
+            run = cluster.submit(workload).progress(err, timeout=timeout)
+            if timeout is not None and run.status == "running":
+                done = "{finished} of {tasks} tasks were done".format_map(run.info())
+                raise TimeoutError(f"run {run.id} is not finished after {timeout:g} s and was stopped: {done}")
+            result = run.result()
             summary = workload.summary(result) if hasattr(workload, "summary") else repr(result)
             out.print(summary, markup=False, highlight=False, soft_wrap=True)
             if verify:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import itertools
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from distributed import Client
+from distributed import Client, Security
 
 import swarm as package
 from swarm import config_sources
@@ -20,6 +21,7 @@ from swarm.agents.host import NAME, install_on_scheduler, settings_of
 from swarm.config import Resolved, Settings
 from swarm.errors import ConnectError, SchedulerLostError, SubmissionError, SwarmError, nearest
 from swarm.protocol import KINDS, TOPIC, Event, from_wire
+from swarm.reach import SLACK_S, check, no_connection
 from swarm.run import Run
 from swarm.submission import prepare
 from swarm.telemetry.logs import get_logger
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from swarm.deploy.local import LocalProcesses
 
 Handler = Callable[[Any], object]
+
+INSTALL_TIMEOUT_S = 60.0
+"""The scheduler gives the workers half of it to start their agents."""
 
 _lock = threading.Lock()
 _open: list[Swarm] = []
@@ -106,18 +111,12 @@ def _start_cluster(resolved: Resolved, workers: int | None, threads_per_worker: 
 
 
 def _dask_client(address: str, timeout: float, asynchronous: bool, security: Any) -> Client:
+    if not asynchronous and (security is None or isinstance(security, Security)):
+        check(address, timeout_s=timeout, security=security)
     try:
         return Client(address, timeout=timeout, asynchronous=asynchronous, security=security, name="swarm")
     except (OSError, ValueError, TypeError) as error:
         raise no_connection(address, error) from None
-
-
-def no_connection(address: str, error: Exception) -> ConnectError:
-    why = " ".join(str(error).split())
-    if isinstance(error, ValueError | TypeError):
-        return ConnectError(f"{address!r} is no address of a Dask scheduler ({why}); it looks like tcp://host:8786")
-    start = "start one with `dask scheduler`, or mend the host and port (the scheduler prints its address)"
-    return ConnectError(f"no Dask scheduler answers at {address} ({why}); {start}")
 
 
 class Swarm:
@@ -203,12 +202,19 @@ class Swarm:
         """Run a coroutine function on the client's event loop: its result, or an awaitable when asynchronous."""
         return self.client.sync(function, *args)
 
-    async def ask(self, operation: str, **arguments: Any) -> Any:
-        """Call one of swarm's handlers on the scheduler; raises the `SwarmError` that it answers with."""
+    async def ask(self, operation: str, *, within_s: float | None = None, **arguments: Any) -> Any:
+        """Call one of swarm's handlers on the scheduler; raises the `SwarmError` that it answers with.
+
+        Raises `SchedulerLostError` when there is no answer within so many seconds, by default those of `connect`.
+        """
         if self.client.scheduler is None or not self.is_connected:
             raise SchedulerLostError(f"not connected to the scheduler at {self.address}; connect again")
         try:
-            answer = await getattr(self.client.scheduler, operation)(**arguments)
+            async with asyncio.timeout(limit_s := within_s or self._timeout):
+                answer = await getattr(self.client.scheduler, operation)(**arguments)
+        except TimeoutError:
+            lost = f"the scheduler at {self.address} has not answered for {limit_s:g} s; it hangs, or is overloaded"
+            raise SchedulerLostError(lost) from None
         except OSError as error:
             lost = f"the scheduler at {self.address} does not answer ({error}); start it again and connect again"
             raise SchedulerLostError(lost) from None
@@ -220,7 +226,7 @@ class Swarm:
 
     async def _connected(self) -> None:
         try:
-            await self.client
+            await asyncio.wait_for(self.client, self._timeout + SLACK_S)
         except (OSError, ValueError, TypeError) as error:
             raise no_connection(str(self.client._start_arg), error) from None
 
@@ -235,7 +241,7 @@ class Swarm:
         version = package.__version__
         answer = await self.ask("swarm_hello_client", client=self.client.id, version=version, explicit=explicit)
         self.settings = settings_of(answer, self._address)
-        for worker, refusal in (await self.ask("swarm_install_agents")).items():
+        for worker, refusal in (await self.ask("swarm_install_agents", within_s=INSTALL_TIMEOUT_S)).items():
             if refusal["error"] != SwarmError.__name__:
                 settings_of(refusal, self._address)  # raises: it is a mistake in the set-up that will not go away
             self._log.warning("worker_without_agents", worker=worker, reason=refusal["message"])

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from distributed import Nanny, Worker
 
+REASON = "swarm-settings"
+
 
 def check_settings() -> None:
     """Stop `dask scheduler` and `dask worker` before they start, with one line, when a setting is wrong.
@@ -17,10 +19,10 @@ def check_settings() -> None:
     where a mistake can end everything cleanly. What a preload raises later is only logged by Dask, and behind a nanny
     it is a traceback of a hundred lines. Does nothing, and imports nothing, in any other import.
     """
-    click = sys.modules.get("click")
-    context = click.get_current_context(silent=True) if click else None
-    if click is None or context is None or not _is_dask_server(context.command):
+    if not _is_dask_server():
         return
+    import click
+
     from swarm import config_sources
     from swarm.errors import SwarmError
 
@@ -28,37 +30,45 @@ def check_settings() -> None:
         config_sources.load()
     except SwarmError as error:
         wrong = click.ClickException(str(error))
-        wrong.exit_code = error.exit_code
+        wrong.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
         raise wrong from None
 
 
-def _is_dask_server(command: object) -> bool:
-    callback = getattr(command, "callback", None)
+def _is_dask_server() -> bool:
+    """Is this the process, and the thread, of a `dask scheduler` or `dask worker`?"""
+    click = sys.modules.get("click")
+    context = click.get_current_context(silent=True) if click else None
+    callback = getattr(context and context.command, "callback", None)
     return getattr(callback, "__module__", "") in {"distributed.cli.dask_scheduler", "distributed.cli.dask_worker"}
 
 
 async def end(worker: Worker, exit_code: int) -> None:
-    """End the process of a worker that is starting; raises `SystemExit` where it has no nanny.
+    """End a worker that is starting, and the process that it was started for, if that is `dask worker`.
 
-    A nanny would start a worker that ends again and again, so the nanny is what has to end. It takes no calls before
-    its worker has registered (`distributed.Worker.close`), so there this returns, and the end comes a moment later.
+    There, without a nanny, this raises `SystemExit`. With one, the nanny is what has to end, for it would start the
+    worker again and again; it takes no calls before its worker has registered (`distributed.Worker.close`), so this
+    returns, and the end comes a moment later. So it does for a worker in somebody's own process, which goes on.
     """
-    if worker.nanny is None:
+    if worker.nanny is None and _is_dask_server():
         raise SystemExit(exit_code)
-    worker._ongoing_background_tasks.call_soon(_end_nanny_of, worker, exit_code)
+    worker._ongoing_background_tasks.call_soon(_end_once_registered, worker, exit_code)
 
 
-async def _end_nanny_of(worker: Worker, exit_code: int) -> None:
+async def _end_once_registered(worker: Worker, exit_code: int) -> None:
     from distributed.core import Status
     from distributed.protocol import pickle
 
     while worker.status is Status.init:  # noqa: ASYNC110 — Dask has no event for it
         await asyncio.sleep(0.05)
+    if worker.nanny is None:
+        await worker.close(reason=REASON)
+        return
     async with worker.rpc(str(worker.nanny)) as nanny:
-        await nanny.run(function=pickle.dumps(_end), kwargs=pickle.dumps({"exit_code": exit_code}), wait=False)
+        await nanny.run(function=pickle.dumps(_end_nanny), kwargs=pickle.dumps({"exit_code": exit_code}), wait=False)
 
 
-async def _end(dask_worker: Nanny, exit_code: int) -> None:
+async def _end_nanny(dask_worker: Nanny, exit_code: int) -> None:
     """Runs in the nanny, which Dask hands over by this name. In this module, whose import checks no settings."""
-    await dask_worker.close(reason="swarm-refused")
-    asyncio.get_running_loop().call_soon(sys.exit, exit_code)  # raised in a task it would be logged as lost
+    await dask_worker.close(reason=REASON)
+    if _is_dask_server():
+        asyncio.get_running_loop().call_soon(sys.exit, exit_code)  # raised in a task it would be logged as lost

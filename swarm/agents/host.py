@@ -15,6 +15,7 @@ from swarm import config_sources, errors
 from swarm.agents.resource import ResourceAgent
 from swarm.config import Layer, Settings, resolve
 from swarm.errors import ConnectError, MissingPackageError, ProtocolError, SettingsError, SwarmError
+from swarm.preloaded import end
 from swarm.telemetry.logs import get_logger
 from swarm.telemetry.sampler import Sampler
 
@@ -68,7 +69,7 @@ async def start_as_preload(worker: Worker) -> None:
         await start(worker)
     except SettingsError as error:
         log.critical("agents_refused", reason=str(error))
-        worker.loop.add_callback(worker.close, reason="swarm-settings")
+        await end(worker, error.exit_code)
     except SwarmError as error:
         log.error("agents_refused", reason=str(error), consequence="this worker runs as a plain Dask worker")
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +12,11 @@ import dask.config
 from dask.system import CPU_COUNT
 from distributed.deploy.utils import nprocesses_nthreads
 from distributed.system import MEMORY_LIMIT
+from distributed.worker_memory import parse_memory_limit
 
 from swarm.errors import SettingsError
+
+logger = logging.getLogger(__name__)
 
 LEASH = "swarm.deploy.leash"
 WILDCARDS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound
@@ -66,6 +70,11 @@ class ClusterSpec:
             number = getattr(self, name)
             if number is not None and number < 1:
                 raise SettingsError(f"{name} is {number}, must be 1 or more")
+        try:
+            parse_memory_limit(self.memory_limit, 1, logger=logger)
+        except ValueError:
+            allowed = 'must be "auto", a size such as "2GiB", a share such as "0.5", or "0" for no limit'
+            raise SettingsError(f"memory_limit is {self.memory_limit!r}, {allowed}") from None
 
     @property
     def shape(self) -> tuple[int, int]:

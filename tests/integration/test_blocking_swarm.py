@@ -8,9 +8,9 @@ import operator
 import threading
 from collections.abc import Iterator
 
-import dask
 import dask.array as da
 import pytest
+from dask.delayed import delayed
 from distributed import Client, LocalCluster
 from rich.console import Console
 
@@ -171,13 +171,15 @@ def test_a_timeout_and_a_cancellation(connected: Swarm, gate: threading.Event) -
 
 def test_handlers(address: str) -> None:
     joined = Listener()
-    with LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", **LOCAL) as cluster:
-        with swarm.connect(cluster.scheduler_address) as connected:
-            connected.add_event_handler("WorkerJoined", joined)
-            topic = cluster.scheduler._broker._topics["swarm"]
-            wait_until(lambda: connected.client.id in topic.subscribers, "the subscription is there")
-            cluster.scale(1)
-            wait_until(lambda: joined.of(WorkerJoined), "the worker joined")
+    with (
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", **LOCAL) as cluster,
+        swarm.connect(cluster.scheduler_address) as connected,
+    ):
+        connected.add_event_handler("WorkerJoined", joined)
+        topic = cluster.scheduler._broker._topics["swarm"]
+        wait_until(lambda: connected.client.id in topic.subscribers, "the subscription is there")
+        cluster.scale(1)
+        wait_until(lambda: joined.of(WorkerJoined), "the worker joined")
 
 
 # -- progress ------------------------------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ def test_dask_behaves_as_before(connected: Swarm) -> None:
     assert client.submit(operator.add, broadcast["key-of-mine"], 1).result() == 6
     with pytest.raises(ZeroDivisionError):
         client.submit(operator.truediv, 1, 0).result()
-    future = client.submit(dask.delayed(abs), -1)
+    future = client.submit(delayed(abs), -1)
     future.cancel()
     assert future.cancelled()
     client.publish_dataset(mine=persisted)

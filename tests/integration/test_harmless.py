@@ -217,7 +217,9 @@ async def test_a_plugin_that_comes_after_another_one_is_left_alone() -> None:
         assert running.scheduler.handlers["swarm_status"] == second.status
         assert await alive_after_heartbeats(running.workers)
         connected = await running.swarm()
-        assert (await connected.status())["workers"][0]["health"] == "healthy"
+        (row,) = (await connected.status())["workers"]
+        assert row["health"] != "no agent"
+        assert row["memory_bytes"] > 0
 
 
 async def test_hooks_of_a_plugin_that_was_never_started_do_nothing() -> None:

@@ -15,9 +15,10 @@ import swarm
 from swarm import config_sources, errors
 from swarm.agents import host
 from swarm.client import Swarm
+from swarm.config import resolve
 from swarm.errors import MissingPackageError, SettingsConflictError, SettingsError, SwarmError, VersionMismatchError
 from swarm.protocol import AgentRefused, AgentStarted
-from tests.support.clusters import AGENTS, ANYWHERE, Cluster, cluster, own_settings
+from tests.support.clusters import ANYWHERE, Cluster, cluster, own_settings
 from tests.support.waiting import eventually
 
 VERSION = swarm.__version__
@@ -184,7 +185,7 @@ async def test_a_client_is_told_what_is_wrong_with_a_running_worker(monkeypatch:
     async with cluster(workers=1, swarm=True) as running:
         client = await running.client()
         with own_settings(no_such_setting=1), pytest.raises(SettingsError) as error:
-            await Swarm(client, resolved=config_sources.resolve([]))
+            await Swarm(client, resolved=resolve([]))
         assert one_line(error).startswith("no_such_setting = 1 (dask.config): no such setting")
         assert running.workers[0].status is Status.running
         await running.swarm()
@@ -270,10 +271,6 @@ async def test_a_scheduler_that_does_not_answer_the_agents(monkeypatch: pytest.M
 def test_an_answer_that_is_no_answer() -> None:
     with pytest.raises(errors.ProtocolError, match=r"scheduler tcp://s answered the hello with None"):
         host.settings_of(None, "tcp://s")
-    with pytest.raises(SwarmError, match="^odd$") as error:
+    with pytest.raises(SwarmError, match=r"^odd$") as error:
         host.settings_of({"error": "SystemExit", "message": "odd"}, "tcp://s")
     assert type(error.value) is SwarmError
-
-
-def test_agents_is_what_the_command_line_preloads() -> None:
-    assert AGENTS == ("swarm.agents",)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dask
 import dask.array as da
 import pytest
+from dask.delayed import delayed
 
 from swarm.errors import (
     MissingPackageError,
@@ -34,7 +34,7 @@ def gate() -> Iterator[threading.Event]:
         yield gate
 
 
-@dask.delayed
+@delayed  # type: ignore[untyped-decorator]
 def doubled(x: Any) -> Any:
     return 2 * x
 
@@ -42,13 +42,11 @@ def doubled(x: Any) -> Any:
 async def info_when(run: Run, **expected: Any) -> dict[str, Any]:
     """What the scheduler knows of a run, once it knows this."""
 
-    async def fits() -> dict[str, Any] | None:
+    async def fits() -> dict[str, Any]:
         info: dict[str, Any] = await run.info()
-        return info if all(info[name] == value for name, value in expected.items()) else None
+        return info if all(info[name] == value for name, value in expected.items()) else {}
 
-    found = await eventually(fits, f"{run} has {expected}")
-    assert found is not None
-    return found
+    return await eventually(fits, f"{run} has {expected}")
 
 
 # -- results -------------------------------------------------------------------------------------------------------
@@ -331,7 +329,7 @@ async def test_a_worker_that_goes_away_is_made_up_for(gate: threading.Event) -> 
         connected = await running.swarm()
         run = await connected.submit({"a": (sum, [1, 2]), "b": (held, "a")})
         await info_when(run, finished=1)
-        (holder,) = running.scheduler.tasks["a"].who_has
+        holder = next(iter(running.scheduler.tasks["a"].who_has or ()))
         victim = next(worker for worker in running.workers if worker.address == holder.address)
         await victim.close(executor_wait=False)
         gate.set()

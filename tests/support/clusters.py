@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 T = TypeVar("T")
 
-AGENTS = ("swarm.agents",)
+AGENTS = "swarm.agents"
 ANYWHERE: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "dashboard_address": "127.0.0.1:0"}
 """Options of a scheduler that is in nobody's way."""
 
@@ -44,7 +44,7 @@ class Cluster:
     async def join(self, *, agents: bool = False, **options: Any) -> Worker:
         """Add a worker, with agents as by `--preload swarm.agents`."""
         defaults: dict[str, Any] = {"nthreads": 1, "host": "127.0.0.1", "name": f"w{len(self.workers)}"}
-        preload = AGENTS if agents else ()
+        preload = [AGENTS] if agents else []
         worker = Worker(self.address, preload=preload, dashboard=False, **{**defaults, **options})
         self.workers.append(worker)
         await self.stack.enter_async_context(worker)
@@ -56,7 +56,7 @@ class Cluster:
 
     async def swarm(self, client: Client | None = None, **options: Any) -> Swarm:
         """Connect as a user does."""
-        swarm = await Swarm(client or await self.client(), **options)
+        swarm: Swarm = await Swarm(client or await self.client(), **options)
         self.stack.push_async_callback(swarm.close)
         return swarm
 

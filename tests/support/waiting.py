@@ -15,7 +15,7 @@ __all__ = ["eventually", "wait_until"]
 T = TypeVar("T")
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], what: str, timeout_s: float = 10.0) -> T:
+async def eventually(condition: Callable[[], T] | Callable[[], Awaitable[T]], what: str, timeout_s: float = 10.0) -> T:
     """The first true value of the condition, which may be a coroutine function; fails the test after the deadline."""
     deadline_s = time.monotonic() + timeout_s
     while True:

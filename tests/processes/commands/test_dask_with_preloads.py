@@ -80,7 +80,8 @@ def test_a_run_that_is_not_verified_and_one_that_takes_too_long(cluster: Schedul
     endless = ("--points", "191", "--steps", "2048")
     said = place.run("swarm", "run", "heat", "--address", cluster.address, *endless, "--timeout", "1")
     assert said.code == 1
-    assert re.search(r"^swarm: error: run heat-1-\w+ is not finished .* s", said.log[-1])
+    stopped = r"run heat-1-\w+ is not finished after 1 s and was stopped: \d+ of \d+ tasks were done"
+    assert re.fullmatch(f"swarm: error: {stopped}", said.log[-1])
     assert "Traceback" not in said.err
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
-from distributed.protocol import deserialize_bytes, serialize_bytelist
+from distributed.protocol.serialize import deserialize_bytes, serialize_bytelist
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import dask
 import dask.array as da
 import pytest
+from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
+from dask.local import get_sync
 
 from swarm.errors import SubmissionError, UnknownWorkloadError, WorkloadParameterError
 from swarm.submission import Submission, prepare
@@ -58,7 +59,7 @@ def computed(submission: Submission) -> Any:
     """The answer, computed here and now by Dask's own synchronous scheduler."""
     graph = submission.graph
     tasks = dict(graph) if isinstance(graph, Mapping) else dict(graph.__dask_graph__())
-    values = dask.get(tasks, list(submission.keys))
+    values = get_sync(tasks, list(submission.keys))
     return submission.assemble(dict(zip(submission.keys, values, strict=True)))
 
 
@@ -69,7 +70,7 @@ def refused(what: object, *arguments: Any, **options: Any) -> str:
     return str(refusal.value)
 
 
-@dask.delayed
+@delayed  # type: ignore[untyped-decorator]
 def doubled(x: int) -> int:
     return 2 * x
 
