@@ -1,4 +1,4 @@
-"""One browser for all tests here; each test looks at its own page and must leave no error in the console."""
+"""One browser for all tests of a module; each test looks at its own page and must leave no error in the console."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.browser import Browser, open_browser
 from tests.support.leaks import leaving_nothing_behind
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _one_browser() -> Iterator[Browser]:
     # Tornado leaves open the connections of a browser to a server in this process whose event loop ends.
     with leaving_nothing_behind(may_stay=frozenset({"socket"})), open_browser() as browser:

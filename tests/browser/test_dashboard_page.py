@@ -47,8 +47,8 @@ def tile(worker: int) -> str:
 
 
 def test_workers_alerts_rate_and_runs(browser: Browser, shown: ShownCluster) -> None:
-    shown.apply(busy_cluster(8, time.time()))
     page = opened(browser, shown)
+    shown.apply(busy_cluster(8, time.time()))  # not before: on a busy machine the readings would be stale at once
     page.wait("document.querySelectorAll('.tile').length == 8", "eight tiles")
     assert page.text("#cluster") == shown.cluster.scheduler_address
     assert page.texts("#totals b")[:2] == ["8", "32"]

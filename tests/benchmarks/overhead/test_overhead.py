@@ -44,7 +44,7 @@ def test_swarm_costs_at_most_a_twentieth_of_dask(
     work = f"{TURNS * TASKS:,} tasks that do nothing, {WORKERS} workers, dashboard {'on' if dashboard else 'off'}"
     title = f"{work}, {PAIRS} pairs of fresh clusters; medians over {len(turns)} turns (95 % interval)"
     with capsys.disabled():
-        Console(width=120).print("", report(turns, title), sep="\n")
+        Console(width=150).print("", report(turns, title), sep="\n")
     found = ratios(turns)
     benchmark.extra_info["ratio"] = {name: [each.median, each.low, each.high] for name, each in found.items()}
     cpu = {name: found[name] for name in ("scheduler CPU", "workers CPU")}
