@@ -13,7 +13,7 @@ from tests.support.leaks import leaving_nothing_behind
 HERE = Path(__file__).parent
 FOLDERS = ("architecture", "unit", "integration", "processes", "browser", "gpu", "benchmarks")
 STARTS_THINGS = {"integration", "processes"}
-"""In `browser` the tests of a module share one browser, which starts processes as it likes; it is checked at its end."""
+"""In `browser` the tests of a module share a browser, which starts processes as it likes; it is checked at its end."""
 
 # Always the same examples, and no deadline for one: a busy machine is no defect.
 hypothesis.settings.register_profile("swarm", derandomize=True, deadline=None, max_examples=50)
