@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,10 @@ STARTS_THINGS = {"integration", "processes"}
 # Always the same examples, and no deadline for one: a busy machine is no defect.
 hypothesis.settings.register_profile("swarm", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("swarm")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started with `&` or by nohup; every process that a test starts would inherit it, and not hear Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
