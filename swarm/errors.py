@@ -70,6 +70,24 @@ class SchedulerLostError(SwarmError):
     """The scheduler went away while a run was under way."""
 
 
+class TwinError(SwarmError):
+    """A simulation was asked for that can't be: a wrong model, fault, trace or graph."""
+
+    exit_code = 2
+
+
+class DeadlockError(TwinError):
+    """A simulation came to a standstill: names the tasks that will never finish, and why."""
+
+    exit_code = 1
+
+
+class InvariantError(TwinError):
+    """A simulated run broke a rule that every run must keep: a defect of a policy, of Dask or of the twin."""
+
+    exit_code = 1
+
+
 class RunFailedError(SwarmError):
     """A run did not end well for a reason that is not an exception of one of its tasks."""
 

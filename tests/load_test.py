@@ -31,7 +31,7 @@ from rich.text import Text
 
 import swarm
 from swarm.deploy.local import LocalProcesses
-from swarm.deploy.spec import ClusterSpec, worker_command
+from swarm.deploy.spec import ClusterSpec
 from tests.support.cluster_watch import MemoryWatch, TelemetryWatch, clock_agents, read_clock
 from tests.support.processes import MARK, marked, orphaned_segments, shared_memory
 from tests.support.steady_load import SteadyLoad, Tally
@@ -138,9 +138,7 @@ def started(agents: int, console: Console) -> Iterator[LocalProcesses]:
         for first in range(BATCH, agents, BATCH):
             console.print(f"{first} of {agents} workers are ready", style="dim")
             until = min(first + BATCH, agents)
-            for i in range(first, until):
-                name = f"worker-{i}"
-                cluster._add(name, worker_command(spec, name=name, address=cluster.address), {})
+            cluster.add_workers(until - first)
             client.wait_for_workers(until, timeout=START_TIMEOUT_S)
         yield cluster
 

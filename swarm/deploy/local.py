@@ -133,6 +133,10 @@ class LocalProcesses:
             raise
         return self
 
+    def add_workers(self, count: int) -> list[str]:
+        """Start more workers, supervised like the others; returns their names without waiting for them."""
+        return [child.role for child in self._add_workers(count)]
+
     def poll(self) -> list[Change]:
         """One step of supervision: take note of processes that ended, start those that are due. To be called often.
 
@@ -221,14 +225,19 @@ class LocalProcesses:
         assert self._folder is not None
         number = self.spec.shape[0]
         self._tell(f"scheduler at {self.address}; starting {number} worker{'s' if number > 1 else ''}")
-        workers = []
-        for i in range(number):
-            name = f"worker-{i}"
-            command = worker_command(self.spec, name=name, address=self.address)
-            workers.append(self._add(name, command, self.spec.worker_env.get(i, {})))
+        workers = self._add_workers(number)
         while missing := [worker for worker in workers if worker.role not in _registered(self.address)]:
             self._wait(waiting, missing)
         self._tell(f"{number} of {number} workers ready")
+
+    def _add_workers(self, count: int) -> list[Child]:
+        first = len(self._children) - 1  # the scheduler is one of them
+        added = []
+        for i in range(first, first + count):
+            name = f"worker-{i}"
+            command = worker_command(self.spec, name=name, address=self.address)
+            added.append(self._add(name, command, self.spec.worker_env.get(i, {})))
+        return added
 
     def _add(self, role: str, command: list[str], env: Mapping[str, str]) -> Child:
         assert self._folder is not None

@@ -30,7 +30,7 @@ BUDGET_RATIO = 1.05
 def test_swarm_costs_at_most_a_twentieth_of_dask(
     benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], dashboard: bool
 ) -> None:
-    """Fails when the ratio is above the budget for sure, with the whole interval.
+    """Fails when a median is above the budget; says so when its interval reaches above it.
 
     The timings of the benchmark itself are those of whole pairs; the figures are in the table and in extra_info.
     """
@@ -49,7 +49,7 @@ def test_swarm_costs_at_most_a_twentieth_of_dask(
     benchmark.extra_info["ratio"] = {name: [each.median, each.low, each.high] for name, each in found.items()}
     cpu = {name: found[name] for name in ("scheduler CPU", "workers CPU")}
     unsure = [name for name, each in cpu.items() if each.low <= BUDGET_RATIO < each.high]
-    over = [f"{name}: {each.text(3)}" for name, each in cpu.items() if each.low > BUDGET_RATIO]
+    over = [f"{name}: {each.text(3)}" for name, each in cpu.items() if each.median > BUDGET_RATIO]
     if unsure:
         with capsys.disabled():
             print(f"Not sure that {' and '.join(unsure)} is within {BUDGET_RATIO}: repeat with more pairs, or when")

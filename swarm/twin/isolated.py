@@ -1,0 +1,167 @@
+"""Simulations in processes of their own, each with a given hash seed: the same trace everywhere, and in parallel."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from distributed.protocol import pickle as dask_pickle
+
+from swarm.errors import TwinError
+from swarm.twin.outcome import Outcome
+
+LENGTH = struct.Struct(">Q")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A call of `simulate`, and the hash seed under which it runs."""
+
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    hash_seed: int = 0
+    """`PYTHONHASHSEED`: Dask's decisions depend on the order of sets of strings."""
+
+
+def simulate_isolated(*arguments: Any, hash_seed: int = 0, **options: Any) -> Outcome:
+    """`simulate` in a process of its own: the same arguments give the same trace, here and anywhere."""
+    (answer,) = simulate_all([Job(arguments, options, hash_seed)], processes=1)
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def simulate_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[Outcome | TwinError]:
+    """Run simulations in parallel; yields what each gave, in the order of the jobs.
+
+    Parameters
+    ----------
+    jobs
+        What to run. Functions and classes in them travel as Dask sends them.
+    processes
+        How many run at a time, by default as many as there are CPUs.
+
+    Raises
+    ------
+    TwinError
+        A process ended without an answer. Errors of a simulation are yielded, not raised.
+    """
+    waiting: SimpleQueue[tuple[int, Job]] = SimpleQueue()
+    answers: dict[int, SimpleQueue[Outcome | TwinError]] = {}
+    for number, job in enumerate(jobs):
+        waiting.put((number, job))
+        answers[number] = SimpleQueue()
+    over = threading.Event()
+    count = min(processes or os.cpu_count() or 1, len(answers))
+    threads = [threading.Thread(target=_work_off, args=(waiting, answers, over), daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        for queue in answers.values():
+            yield queue.get()
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def _work_off(
+    waiting: SimpleQueue[tuple[int, Job]],
+    answers: Mapping[int, SimpleQueue[Outcome | TwinError]],
+    over: threading.Event,
+) -> None:
+    """Take jobs one after another, with a child process that is kept while the hash seed stays the same."""
+    child: subprocess.Popen[bytes] | None = None
+    child_seed = None
+    try:
+        while not over.is_set():
+            try:
+                number, job = waiting.get_nowait()
+            except Empty:
+                return
+            if child is None or child_seed != job.hash_seed:
+                _close(child)
+                child, child_seed = _start(job.hash_seed), job.hash_seed
+            try:
+                answers[number].put(_ask(child, job))
+            except (OSError, EOFError) as error:
+                _close(child)
+                code, child = child.returncode, None
+                answers[number].put(TwinError(f"the process of a simulation ended with code {code} ({error})"))
+    finally:
+        _close(child)
+
+
+def _start(hash_seed: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "swarm.twin.isolated"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+
+
+def _close(child: subprocess.Popen[bytes] | None) -> None:
+    if child is not None:
+        with child:
+            if child.stdin is not None:
+                child.stdin.close()
+            child.kill()
+
+
+def _ask(child: subprocess.Popen[bytes], job: Job) -> Outcome | TwinError:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    _write(child.stdin, dask_pickle.dumps((job.arguments, dict(job.options))))
+    answer = pickle.loads(_read(child.stdout))  # noqa: S301 — from our own child
+    assert isinstance(answer, Outcome | TwinError)
+    return answer
+
+
+def _write(stream: IO[bytes], data: bytes) -> None:
+    stream.write(LENGTH.pack(len(data)) + data)
+    stream.flush()
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    header = stream.read(LENGTH.size)
+    if len(header) < LENGTH.size:
+        raise EOFError("no answer")
+    (length,) = LENGTH.unpack(header)
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError("half an answer")
+    return data
+
+
+def _serve() -> None:
+    """What the child process does: a simulation per request, until its input ends."""
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what anybody prints must not get into the answers
+    from swarm.twin.simulation import simulate
+
+    while True:
+        try:
+            arguments, options = pickle.loads(_read(requests))  # noqa: S301 — from our own parent
+        except EOFError:
+            return
+        answer: Outcome | TwinError
+        try:
+            answer = simulate(*arguments, **options)
+        except TwinError as error:
+            answer = error
+        except Exception as error:  # noqa: BLE001 — a defect of the twin or of a policy, told by name
+            answer = TwinError(f"{type(error).__name__}: {error}")
+        _write(answers, pickle.dumps(answer))
+
+
+if __name__ == "__main__":
+    _serve()

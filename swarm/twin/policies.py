@@ -1,0 +1,83 @@
+"""Who decides in a simulation: stock Dask, a baseline, swarm, or any preload of the user's."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distributed import Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from swarm.errors import TwinError, nearest
+from swarm.twin.models import Key
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How the scheduler of a simulation is set up."""
+
+    name: str
+    preload: Sequence[str] = ()
+    """As `dask scheduler --preload`."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Of Dask, by dotted key."""
+    plugins: Callable[[int], Sequence[SchedulerPlugin]] = lambda _: ()
+    """Seed → more plugins of the scheduler."""
+    agents: bool = False
+    """Whether the workers run swarm's agents, as with `dask worker --preload swarm.agents`."""
+
+
+class RandomPlacement(SchedulerPlugin):
+    """Ties each task of a graph to a worker drawn at random; it may go elsewhere when that one is gone."""
+
+    name = "swarm-twin-random-placement"
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(f"{seed} placement")
+
+    def update_graph(self, scheduler: Scheduler, *, tasks: Sequence[Key], **kwargs: Any) -> None:
+        workers = list(scheduler.workers)
+        if not workers:
+            return
+        for key in sorted(tasks, key=str):
+            task = scheduler.tasks[key]
+            task.worker_restrictions = {self._rng.choice(workers)}
+            task.loose_restrictions = True
+
+
+POLICIES = {
+    "stock": Policy("stock"),
+    "no-stealing": Policy("no-stealing", config={"distributed.scheduler.work-stealing": False}),
+    "random": Policy(
+        "random",
+        config={"distributed.scheduler.work-stealing": False},
+        plugins=lambda seed: (RandomPlacement(seed),),
+    ),
+    "swarm": Policy("swarm", preload=("scheduler_plugins",), agents=True),
+}
+
+
+def policy(what: str | Policy) -> Policy:
+    """A policy by name, or by the name of a module that is a scheduler preload.
+
+    Raises
+    ------
+    TwinError
+        Neither a policy nor a module has this name.
+    """
+    if isinstance(what, Policy):
+        return what
+    if what in POLICIES:
+        return POLICIES[what]
+    try:
+        importlib.import_module(what)
+    except ImportError as error:
+        hint = nearest(what, POLICIES)
+        raise TwinError(
+            f"policy {what!r} is not known ({', '.join(POLICIES)}), and is no module that could be a preload ({error})"
+            + (f"; did you mean {hint!r}?" if hint else "")
+        ) from None
+    return Policy(what, preload=(what,))
