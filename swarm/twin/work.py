@@ -9,8 +9,10 @@ from functools import cached_property
 from numbers import Real
 from typing import Any
 
+from dask._expr import HLGExpr
 from dask._task_spec import DependenciesMapping, GraphNode, Task, TaskRef, convert_legacy_graph
 from dask.core import getcycle
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from swarm.errors import SubmissionError, TwinError
 from swarm.submission import prepare
@@ -31,21 +33,34 @@ class Work:
 
     name: str
     graph: Mapping[Key, Any]
-    """What `distributed.Client.get` takes."""
     wanted: tuple[Key, ...]
     costs: Mapping[Key, Cost]
     dependencies: Mapping[Key, frozenset[Key]]
-    retries: Mapping[Key, int] = field(default_factory=dict)
+    annotations: Mapping[str, Mapping[Key, Any]] = field(default_factory=dict)
+    """What tasks ask of Dask, as `dask.annotate`: resources, workers, retries, priority, …, each key → value."""
 
     def __post_init__(self) -> None:
         if not self.graph:
             raise TwinError(f"{self.name} has no tasks")
+        if unknown := next((key for key in self.wanted if key not in self.graph), None):
+            raise TwinError(f"{self.name}: {unknown!r} is wanted and is no task of the graph")
         lacking = next((key for key in self.dependencies if key not in self.costs), None)
         if lacking is not None:
             raise TwinError(f"{self.name}: task {lacking!r} has no cost")
 
     def __len__(self) -> int:
         return len(self.costs)
+
+    @property
+    def submitted(self) -> Mapping[Key, Any]:
+        """What `distributed.Client.get` takes: the graph, with its annotations if it has any."""
+        if not self.annotations:
+            return dict(self.graph)
+        asked = {kind: values.get for kind, values in self.annotations.items()}  # a callable: Dask asks for each key
+        graph: Mapping[Key, Any] = HighLevelGraph(
+            {self.name: MaterializedLayer(dict(self.graph), asked)}, {self.name: set()}
+        )
+        return graph
 
     @cached_property
     def order(self) -> tuple[Key, ...]:
@@ -69,6 +84,18 @@ class Work:
             for need in needs:
                 found[need].append(key)
         return {key: tuple(after) for key, after in found.items()}
+
+    @cached_property
+    def needed(self) -> frozenset[Key]:
+        """The wanted keys and all that they depend on; Dask leaves the others out."""
+        found: set[Key] = set()
+        waiting = list(self.wanted)
+        while waiting:
+            key = waiting.pop()
+            if key not in found:
+                found.add(key)
+                waiting.extend(self.dependencies[key])
+        return frozenset(found)
 
     @property
     def total_s(self) -> float:
@@ -119,12 +146,20 @@ def from_graph(
     raw = submission.graph
     tasks = raw.__dask_graph__() if hasattr(raw, "__dask_graph__") else raw
     nodes: dict[Key, GraphNode] = dict(convert_legacy_graph(dict(tasks)))
+    annotations = _annotations(raw)
     dependencies = {key: frozenset(needs) for key, needs in DependenciesMapping(nodes).items()}
     costs = {}
     for key, node in nodes.items():
         made = _cost(key, node, durations, output_bytes, seed)
         costs[key] = made
-    return Work(submission.name, nodes, submission.keys, costs, dependencies)
+    return Work(submission.name, nodes, submission.keys, costs, dependencies, annotations)
+
+
+def _annotations(graph: Any) -> dict[str, dict[Key, Any]]:
+    """Kind → key → value, as Dask's scheduler gets them."""
+    if isinstance(graph, HighLevelGraph):
+        graph = HLGExpr(graph)
+    return dict(graph.__dask_annotations__()) if hasattr(graph, "__dask_annotations__") else {}
 
 
 def _cost(
@@ -134,6 +169,10 @@ def _cost(
     output_bytes: int | Callable[[Key], int],
     seed: int,
 ) -> Cost:
+    if not callable(durations):
+        raise TwinError(
+            f"durations is {durations!r}, must be a model of durations or a function from a key to its Cost"
+        )
     if not _is_model(durations):
         cost = durations(key)  # type: ignore[call-arg]
         if not isinstance(cost, Cost):
@@ -160,9 +199,13 @@ def numbers(node: GraphNode) -> list[float]:
 
 
 def made_up(
-    tasks: Iterable[tuple[Key, Sequence[Key], Cost]], *, name: str = "made up", wanted: Sequence[Key] | None = None
+    tasks: Iterable[tuple[Key, Sequence[Key], Cost]],
+    *,
+    name: str = "made up",
+    wanted: Sequence[Key] | None = None,
+    annotations: Mapping[str, Mapping[Key, Any]] | None = None,
 ) -> Work:
-    """A graph of (key, keys it depends on, cost); wanted is what nothing depends on.
+    """A graph of (key, keys it depends on, cost); wanted is what nothing depends on, unless said otherwise.
 
     Raises
     ------
@@ -173,10 +216,10 @@ def made_up(
     costs: dict[Key, Cost] = {}
     dependencies: dict[Key, frozenset[Key]] = {}
     for key, needs, cost in tasks:
-        if key in graph:
-            raise TwinError(f"{name}: task {key!r} is there twice")
         if not isinstance(key, Hashable):
             raise TwinError(f"{name}: {key!r} can't be a key")
+        if key in graph:
+            raise TwinError(f"{name}: task {key!r} is there twice")
         graph[key] = Task(key, simulated, *map(TaskRef, needs))
         costs[key] = cost
         dependencies[key] = frozenset(needs)
@@ -188,11 +231,18 @@ def made_up(
         raise TwinError(f"{name}: the graph is cyclic: {' → '.join(map(str, cycle))}")
     needed = frozenset().union(*dependencies.values()) if dependencies else frozenset()
     sinks = tuple(key for key in graph if key not in needed)
-    return Work(name, graph, tuple(wanted) if wanted is not None else sinks, costs, dependencies)
+    return Work(name, graph, tuple(wanted) if wanted is not None else sinks, costs, dependencies, annotations or {})
+
+
+def _at_least(least: int, **counts: int) -> None:
+    for name, count in counts.items():
+        if count < least:
+            raise TwinError(f"{name} is {count}, must be {least} or more")
 
 
 def independent(count: int, durations: Durations | None = None, *, seed: int = 0, output_bytes: int = 28) -> Work:
     """So many tasks that need nothing of each other."""
+    _at_least(1, count=count)
     durations = durations or Constant(0.1)
     keys = [f"task-{i}" for i in range(count)]
     costs = [Cost(durations(key, (i,), random.Random(f"{seed} {key}")), output_bytes) for i, key in enumerate(keys)]
@@ -209,6 +259,8 @@ def layered(
     output_bytes: int = 28,
 ) -> Work:
     """Layers of tasks, each with inputs drawn at random from the layer before."""
+    _at_least(1, layers=layers, width=width)
+    _at_least(0, inputs=inputs)
     durations, draw = durations or Constant(0.1), random.Random(f"{seed} layers")
     tasks = []
     for layer in range(layers):
@@ -225,6 +277,8 @@ def tree(
     leaves: int, durations: Durations | None = None, *, fan_in: int = 2, seed: int = 0, output_bytes: int = 28
 ) -> Work:
     """A reduction: leaves, then groups of `fan_in`, until one is left."""
+    _at_least(1, leaves=leaves)
+    _at_least(2, fan_in=fan_in)
     durations = durations or Constant(0.1)
     tasks: list[tuple[Key, Sequence[Key], Cost]] = []
 
@@ -247,15 +301,22 @@ def fan_out(
     count: int,
     durations: Durations | None = None,
     *,
+    roots: int = 1,
     root: Cost | None = None,
     seed: int = 0,
     output_bytes: int = 28,
 ) -> Work:
-    """One task whose result all others need."""
+    """So many tasks that each need all roots.
+
+    Dask queues them at the scheduler when there are fewer than five roots; with more it hands all of them out at
+    once, and balances by stealing.
+    """
     durations = durations or Constant(0.1)
     keys = [f"task-{i}" for i in range(count)]
+    above = [f"root-{i}" for i in range(roots)]
     leaves = [
-        (key, ("root",), Cost(durations(key, (i,), random.Random(f"{seed} {key}")), output_bytes))
+        (key, above, Cost(durations(key, (i,), random.Random(f"{seed} {key}")), output_bytes))
         for i, key in enumerate(keys)
     ]
-    return made_up([("root", (), root or Cost(0.1, 28)), *leaves], name=f"fan-out to {count}")
+    first = [(key, (), root or Cost(0.1, 28)) for key in above]
+    return made_up([*first, *leaves], name=f"fan-out to {count}")

@@ -58,7 +58,8 @@ def measure(processes: LocalProcesses, client: Client, work: Work, faults: tuple
     for timer in timers:
         timer.start()
     futures = client.get(graph, list(work.wanted), sync=False)
-    wait(futures, timeout=TIMEOUT_S)
+    with client.as_current():
+        wait(futures, timeout=TIMEOUT_S)
     took_s = time.perf_counter() - began_s
     assert all(future.status == "finished" for future in futures)
     for timer in timers:
