@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench load notebooks lock clean
+.PHONY: help install demo test lint format bench bench-twin load notebooks lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -22,7 +22,7 @@ demo: $(STAMP) ## Run the main job on a local swarm: three workloads, verified
 	@$(BIN)/swarm demo
 
 test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest
 
 lint: $(STAMP) ## Check format, style and types
 	$(BIN)/ruff format --check .
@@ -35,6 +35,11 @@ format: $(STAMP) ## Put the code into shape
 
 bench: $(STAMP) ## Run the benchmarks
 	$(BIN)/python -m pytest tests/benchmarks/ --benchmark-only
+
+bench-twin: $(STAMP) ## Policies side by side in the twin, and how fast the twin is: SEEDS=5 LIMIT=300 OUT=build/twin
+	@mkdir -p $(or $(OUT),build/twin)
+	$(BIN)/python -m swarm.twin.bench --seeds $(or $(SEEDS),5) --json $(or $(OUT),build/twin)/policies.json --picture $(or $(OUT),build/twin)/policies.html
+	$(BIN)/python -m swarm.twin.bench scale --limit $(or $(LIMIT),300) --json $(or $(OUT),build/twin)/scale.json --picture $(or $(OUT),build/twin)/scale.html
 
 load: $(STAMP) ## Load test: AGENTS=32 DURATION=300
 	$(BIN)/python tests/load_test.py --agents $(or $(AGENTS),32) --duration $(or $(DURATION),300)

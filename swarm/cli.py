@@ -306,6 +306,64 @@ def status(address: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("run")
+@click.option(
+    "--journal",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of a scheduler; by default that of local clusters, or the one in state_directory.",
+)
+@click.option("--workers", type=AT_LEAST_ONE, multiple=True, metavar="N", help="How many; may be given several times.")
+@click.option("--threads", type=AT_LEAST_ONE, metavar="N", help="Of each worker.")
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    metavar="NAME",
+    default=("swarm",),
+    show_default="swarm",
+    help="swarm, stock, no-stealing, random, or a module to preload; may be given several times.",
+)
+@click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of what is drawn at random.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table there too.")
+@command
+def replay(
+    run: str,
+    journal: Path | None,
+    workers: tuple[int, ...],
+    threads: int | None,
+    policies: tuple[str, ...],
+    seed: int,
+    json_file: Path | None,
+) -> None:
+    """Simulate a recorded run on another cluster.
+
+    RUN is the id of a run or its beginning, the name of a workload for its latest run, "latest", or a WfFormat file.
+    Without --workers and --threads the cluster is the recorded one. The first row tells what really happened.
+    """
+    import json
+
+    from scheduler_plugins.io.journal import FILE
+    from swarm import config_sources
+    from swarm.deploy import state
+    from swarm.twin import replay as twin
+
+    out, err = _consoles()
+    if journal is None:
+        folder = state.journal_directory(config_sources.load())
+        journal = folder / FILE if folder else None
+    recording = twin.find(run, journal)
+    with err.status("simulating …"):
+        rows = list(twin.replay(recording, workers=workers, threads=threads, policies=policies, seed=seed))
+    twin.render(recording, rows, out, err)
+    if json_file is not None:
+        try:
+            json_file.write_text(json.dumps(twin.as_json(recording, rows), indent=1))
+        except OSError as error:
+            raise SwarmError(f"{json_file} can't be written ({error.strerror})") from None
+
+
+@cli.command()
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 @command
 def doctor(as_json: bool) -> None:

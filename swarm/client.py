@@ -103,10 +103,11 @@ def connect(
 
 
 def _start_cluster(resolved: Resolved, workers: int | None, threads_per_worker: int | None) -> LocalProcesses:
+    from swarm.deploy import state
     from swarm.deploy.local import LocalProcesses
     from swarm.deploy.spec import ClusterSpec
 
-    env = config_sources.as_env(resolved)
+    env = state.environment(resolved)
     return LocalProcesses(ClusterSpec(workers=workers, threads_per_worker=threads_per_worker, env=env)).start()
 
 

@@ -15,14 +15,14 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Le
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from swarm.errors import SettingsConflictError, SettingsError, nearest
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-Value = bool | int | float
+Value = bool | int | float | str | None
 
 # The units of dask.utils.parse_bytes and parse_timedelta, as far as settings need them.
 _BYTES: dict[str, int | Fraction] = {
@@ -58,6 +58,12 @@ def _seconds(value: object) -> object:
     return float(_quantity(value, _SECONDS)) if isinstance(value, str) else value
 
 
+def _path(value: str | None) -> str | None:
+    if value is not None and not (value.strip() and value.isprintable() and len(value) <= 4096):  # PATH_MAX of Linux
+        raise ValueError(value)
+    return value
+
+
 # The string in each type is the unit, for error messages.
 Switch = bool
 Count = Annotated[int, Field(ge=1, le=4096)]
@@ -65,6 +71,7 @@ ByteCount = Annotated[int, BeforeValidator(_bytes), Field(ge=4096, le=2**30), 'b
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=3600), 'seconds, or text such as "500ms"']
 Percent = Annotated[float, Field(ge=1, le=100), "per cent"]
 Celsius = Annotated[float, Field(ge=20, le=150), "degrees Celsius"]
+Folder = Annotated[str | None, AfterValidator(_path)]
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -101,6 +108,8 @@ class Settings(BaseModel):
     """Move waiting tasks away from busy workers."""
     auto_scaling: Switch = True
     """Ask the cluster for workers, and give them back."""
+    state_directory: Folder = None
+    """Where the scheduler keeps a journal of its runs; none: nowhere."""
     performance_thresholds: PerformanceThresholds = PerformanceThresholds()
 
     def flat(self) -> dict[str, Value]:
@@ -145,6 +154,9 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 DEFAULTS: Mapping[str, Value] = Settings().flat()
+
+OF_ONE_PROCESS = frozenset({"state_directory"})
+"""Settings on which the processes of a cluster need not agree: a path means something on one host only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +251,8 @@ def allowed(key: str) -> str:
     field = _FIELDS[key]
     if field.annotation is bool:
         return "true or false"
+    if field.annotation == (str | None):
+        return "the path of a folder, or null for none"
     low = next(m.ge for m in field.metadata if isinstance(m, Ge))
     high = next(m.le for m in field.metadata if isinstance(m, Le))
     unit = next((f" ({m})" for m in field.metadata if isinstance(m, str)), "")
@@ -251,16 +265,17 @@ class Difference:
 
     key: str
     mine: Value
-    theirs: Value | None
+    theirs: Value
 
 
 def conflicts(mine: Mapping[str, Value], theirs: Settings) -> list[Difference]:
     """Where explicit settings of a worker or client differ from those of the scheduler.
 
-    Keys that are not in `mine` follow the scheduler, so they never differ.
+    Keys that are not in `mine` follow the scheduler, so they never differ; nor do those `OF_ONE_PROCESS`.
     """
     flat = theirs.flat()
-    return [Difference(key, value, flat.get(key)) for key, value in mine.items() if flat.get(key) != value]
+    shared = {key: value for key, value in mine.items() if key not in OF_ONE_PROCESS}
+    return [Difference(key, value, flat.get(key)) for key, value in shared.items() if flat.get(key) != value]
 
 
 def conflict_error(

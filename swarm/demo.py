@@ -14,6 +14,7 @@ from rich.text import Text
 import workloads
 from swarm import config_sources
 from swarm.client import Swarm, connect
+from swarm.deploy import state
 from swarm.deploy.local import LocalProcesses
 from swarm.deploy.signals import stopping_on_signals
 from swarm.deploy.spec import ClusterSpec
@@ -120,7 +121,7 @@ def run_deploy(
     # In a terminal the processes say no more than we do; files get all that Dask usually says.
     level = LOGGER.getEffectiveLevel() if log_directory is None else min(LOGGER.getEffectiveLevel(), logging.INFO)
     env = {
-        **config_sources.as_env(config_sources.load(config)),
+        **state.environment(config_sources.load(config)),
         LEVEL_VARIABLE: logging.getLevelName(level),
         "DASK_LOGGING__DISTRIBUTED": logging.getLevelName(level).lower(),
     }

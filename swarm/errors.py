@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from swarm.twin.saved import Case
 
 
 class SwarmError(Exception):
@@ -74,6 +78,8 @@ class TwinError(SwarmError):
     """A simulation was asked for that can't be: a wrong model, fault, trace or graph."""
 
     exit_code = 2
+    case: Case | None = None
+    """The simulation that came to nothing; `case.save(path)` keeps it."""
 
 
 class DeadlockError(TwinError):
@@ -86,6 +92,10 @@ class InvariantError(TwinError):
     """A simulated run broke a rule that every run must keep: a defect of a policy, of Dask or of the twin."""
 
     exit_code = 1
+
+
+class JournalError(SwarmError):
+    """The journal of runs can't be written or read, or has nothing of the kind; says which file, and why."""
 
 
 class RunFailedError(SwarmError):

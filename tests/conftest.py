@@ -12,7 +12,7 @@ import pytest
 from tests.support.leaks import leaving_nothing_behind
 
 HERE = Path(__file__).parent
-FOLDERS = ("architecture", "unit", "integration", "processes", "browser", "gpu", "benchmarks")
+FOLDERS = ("architecture", "unit", "simulation", "replays", "integration", "processes", "browser", "gpu", "benchmarks")
 STARTS_THINGS = {"integration", "processes"}
 """In `browser` the tests of a module share a browser, which starts processes as it likes; it is checked at its end."""
 
@@ -31,6 +31,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         folder = item.path.relative_to(HERE).parts[0] if item.path.is_relative_to(HERE) else ""
         if folder in FOLDERS:
             item.add_marker(folder)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_is_kept_at_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Local clusters keep their journal in a folder of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, get_args
@@ -16,6 +17,7 @@ from scheduler_plugins.on_dask.enact import Enactor
 from scheduler_plugins.on_dask.guard import Guard
 from scheduler_plugins.on_dask.loop import ControlLoop
 from scheduler_plugins.on_dask.membership import Membership
+from scheduler_plugins.on_dask.recording import Recording
 from scheduler_plugins.on_dask.runs import Key, Runs
 from swarm import config_sources
 from swarm.config import Layer, Resolved, resolve
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 NAME = "swarm"
 """Of the plugin, of the heartbeat extension and of the entry in the scheduler's metadata."""
+
+
+JOURNAL_PATIENCE_S = 5.0
+"""For the last entries of the journal, when the scheduler closes."""
 
 
 class SwarmPlugin(SchedulerPlugin):
@@ -54,6 +60,7 @@ class SwarmPlugin(SchedulerPlugin):
         self._explicit = dict(explicit or {})
         self._sender = sender
         self._is_running = False
+        self.recording: Recording | None = None
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -68,6 +75,8 @@ class SwarmPlugin(SchedulerPlugin):
         self.guard = Guard(self.log, self._on_disabled)
         self.view = ViewModel()
         self.runs = Runs()
+        folder = self.resolved.settings.state_directory
+        self.recording = None if folder is None else Recording(scheduler, self.runs, folder)
         self.finished = 0
         self.erred = 0
         self.malformed = 0
@@ -125,9 +134,15 @@ class SwarmPlugin(SchedulerPlugin):
             self.scheduler.task_metadata.pop(NAME, None)
         if self.page is not None:
             self.page.close()
+        if self.recording is not None:
+            self.recording.journal.stop()
 
     async def before_close(self) -> None:
         self._disconnect()
+        if self.recording is not None:
+            deadline_s = time.monotonic() + JOURNAL_PATIENCE_S
+            while not self.recording.journal.is_over and time.monotonic() < deadline_s:  # noqa: ASYNC110 — a thread
+                await asyncio.sleep(0.01)
 
     @property
     def page_url(self) -> str | None:
@@ -186,6 +201,9 @@ class SwarmPlugin(SchedulerPlugin):
         if finish == "memory":
             spans = details.get("startstops") or ()
             duration_s = sum(span["stop"] - span["start"] for span in spans if span["action"] == "compute")
+            if self.recording is not None and self.guard.is_on("journal"):
+                with self.guard("journal"):
+                    self.recording.on_task_finished(task, function, worker, details, max(task.nbytes, 0))
             self._take(self.runs.task_finished(key, function, worker, duration_s, max(task.nbytes, 0), now_s))
         elif finish == "erred":
             self._take(self.runs.task_erred(key, function, worker, task.exception_text or "", now_s))
@@ -218,6 +236,8 @@ class SwarmPlugin(SchedulerPlugin):
         if self.scheduler.plugins.get(NAME) is not self:  # Dask has no hook for a plugin that is taken out
             self._disconnect()
             return
+        if self.recording is not None and self.recording.journal.error is not None:
+            self.guard.switch_off("journal", str(self.recording.journal.error))
         if not self.guard.is_on("samples"):
             return
         with self.guard("samples"):
@@ -237,6 +257,9 @@ class SwarmPlugin(SchedulerPlugin):
     def _take(self, events: list[Event]) -> None:
         for event in events:
             self.loop.take(event)
+            if self.recording is not None and self.guard.is_on("journal"):
+                with self.guard("journal"):
+                    self.recording.on_event(event)
 
     # -- handlers: what clients ask ----------------------------------------------------------------------------
 
@@ -252,6 +275,7 @@ class SwarmPlugin(SchedulerPlugin):
             "failures": dict(self.guard.failures),
             "off": dict(self.guard.off),
             "malformed_telemetry": self.malformed,
+            "journal": str(self.recording.journal.path) if self.recording else None,
             **self.view.state(time.time()),
         }
 

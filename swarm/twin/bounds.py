@@ -63,7 +63,7 @@ def _drained_s(total_s: float, workers: Sequence[WorkerModel]) -> float:
     at_s = speed = 0.0
     for change_s, more in changes:
         done_s = (change_s - at_s) * speed
-        if done_s >= total_s:
+        if speed and done_s >= total_s:
             break
         total_s, at_s, speed = total_s - done_s, change_s, speed + more
     return at_s + total_s / speed

@@ -1,20 +1,22 @@
-"""What the scheduler's CPU spends on a message and on a task of a graph, measured on a real cluster.
+"""What the scheduler's CPU spends on a message and on a task of a graph, and a worker between two tasks, measured.
 
     python -m swarm.twin.calibrate
 
-starts `dask scheduler` and `dask worker` processes on this machine, runs tasks that do nothing, and prints the
-`SchedulerCpu` to simulate this machine with. Run it when nothing else runs.
+starts `dask scheduler` and `dask worker` processes on this machine, runs tasks that do nothing and tasks that sleep,
+and prints what to simulate this machine with. Run it when nothing else runs.
 """
 
 from __future__ import annotations
 
+import itertools
 import operator
 import statistics
 import time
+from dataclasses import dataclass
 
 import click
 import psutil
-from distributed import Client, wait
+from distributed import Client, get_task_stream, wait
 from rich.console import Console
 
 from swarm.deploy.local import LocalProcesses
@@ -39,10 +41,20 @@ def _wait_until(client: Client, tasks: int) -> None:
         time.sleep(0.05)
 
 
-def measure(tasks: int = 2000, rounds: int = 5) -> SchedulerCpu:
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured."""
+
+    scheduler: SchedulerCpu
+    task_overhead_s: float
+    """As `WorkerModel.task_overhead_s`."""
+
+
+def measure(tasks: int = 2000, rounds: int = 5) -> Calibration:
     """Medians over `rounds` submissions of `tasks` tasks, to a scheduler without and with workers.
 
-    Without workers only the graph costs; with them each task adds one message, and all that follows from it.
+    Without workers only the graph costs; with them each task adds one message, and all that follows from it. What a
+    worker needs between two tasks is the median gap on its only thread, of tasks that sleep 10 ms.
     """
     spec = ClusterSpec(
         workers=1, threads_per_worker=1, nanny=False, dashboard_port=None, scheduler_preload=(), worker_preload=()
@@ -65,8 +77,17 @@ def measure(tasks: int = 2000, rounds: int = 5) -> SchedulerCpu:
                     found.append(used_s / tasks)
                 del futures
                 _wait_until(client, 0)
+        overhead_s = _gap_s(client, tasks=200)
     graph = statistics.median(graph_s)
-    return SchedulerCpu(message_s=max(0.0, statistics.median(whole_s) - graph), graph_task_s=graph)
+    return Calibration(SchedulerCpu(max(0.0, statistics.median(whole_s) - graph), graph), overhead_s)
+
+
+def _gap_s(client: Client, tasks: int) -> float:
+    """Median time between the end of a task and the start of the next one on the same thread."""
+    with client.as_current(), get_task_stream(client) as stream:
+        wait(client.map(time.sleep, [0.01] * tasks, pure=False))
+    spans = sorted((span["start"], span["stop"]) for task in stream.data for span in task["startstops"])
+    return float(statistics.median(after[0] - before[1] for before, after in itertools.pairwise(spans)))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -77,9 +98,13 @@ def main(tasks: int, rounds: int) -> None:
     console = Console()
     with console.status("a real cluster runs tasks that do nothing"):
         found = measure(tasks, rounds)
-    console.print(
-        f"SchedulerCpu(message_s={found.message_s:.2e}, graph_task_s={found.graph_task_s:.2e})", highlight=False
+    cpu, gap_s = found.scheduler, found.task_overhead_s
+    lines = (
+        f"SchedulerCpu(message_s={cpu.message_s:.2e}, graph_task_s={cpu.graph_task_s:.2e})",
+        f"WorkerModel(…, task_overhead_s={gap_s:.2e})",
     )
+    for line in lines:
+        console.print(line, highlight=False)
 
 
 if __name__ == "__main__":

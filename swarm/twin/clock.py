@@ -13,6 +13,8 @@ from typing import Any
 
 from tornado.ioloop import IOLoop
 
+from swarm.errors import TwinError
+
 EPOCH_S = 1e9
 """POSIX time at which every simulation begins (September 2001): small enough that a float resolves 0.1 µs."""
 PATCHED_PACKAGES = ("distributed", "scheduler_plugins", "swarm")
@@ -174,7 +176,10 @@ def virtual_time(
 def running_loop() -> Iterator[VirtualLoop]:
     """A virtual loop that asyncio and tornado take for the current one."""
     if asyncio._get_running_loop() is not None:
-        raise RuntimeError("a simulation can't run inside a running event loop; use a thread or a process of its own")
+        raise TwinError(
+            "a simulation can't run inside a running event loop, such as that of a notebook; "
+            "use swarm.twin.isolated.simulate_isolated, or a thread of its own"
+        )
     loop = VirtualLoop()
     try:
         asyncio.set_event_loop(loop)

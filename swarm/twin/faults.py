@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from swarm.errors import TwinError, nearest
 from swarm.twin.models import WorkerModel
+from swarm.twin.plain import model, plain
 
 if TYPE_CHECKING:
     from random import Random
@@ -32,7 +33,9 @@ class Fault:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.name.endswith("_s") and value is not None and not (value >= 0 and math.isfinite(value)):
+            if not field.name.endswith("_s") or value is None:
+                continue
+            if not isinstance(value, int | float) or not (value >= 0 and math.isfinite(value)):
                 raise TwinError(f"{type(self).__name__}.{field.name} is {value!r}, must be a finite number, 0 or more")
 
     @property
@@ -135,12 +138,10 @@ class Leave(Fault):
 
 
 def to_json(fault: Fault) -> dict[str, Any]:
-    """Of plain types; `Join` keeps what of its worker is plain."""
-    values = dataclasses.asdict(fault)
-    if isinstance(fault, Join):
-        model = fault.model
-        values["model"] = {"name": model.name, "threads": model.threads, "host": model.host, "nanny": model.nanny}
-    return {"fault": type(fault).__name__, **values}
+    """Of plain types, with the name of its class."""
+    return {"fault": type(fault).__name__} | {
+        field.name: plain(getattr(fault, field.name)) for field in dataclasses.fields(fault)
+    }
 
 
 def from_json(values: Mapping[str, Any]) -> Fault:
@@ -160,9 +161,11 @@ def from_json(values: Mapping[str, Any]) -> Fault:
     if unknown := sorted(rest.keys() - known):
         raise TwinError(f"{name} has no {unknown[0]!r}, only {', '.join(sorted(known))}")
     if "workers" in rest:
+        if not isinstance(rest["workers"], list | tuple):
+            raise TwinError(f"{name}.workers is {rest['workers']!r}, must be a list of names")
         rest["workers"] = tuple(rest["workers"])
     if "model" in rest:
-        rest["model"] = WorkerModel(**rest["model"])
+        rest["model"] = model(rest["model"], f"{name}.model", "WorkerModel")
     try:
         return kind(**rest)
     except TypeError as error:
@@ -181,18 +184,28 @@ def at_random(
     """A Poisson process of faults, each on a worker drawn at random: `at_random(Crash, workers=names, …)`."""
     if not mean_between_s > 0:
         raise TwinError(f"mean_between_s is {mean_between_s!r}, must be above 0")
+    if not workers:
+        raise TwinError(f"there are no workers for {kind.__name__} to happen to")
+    make: Any = kind
+    if "worker" not in {field.name for field in dataclasses.fields(kind)}:
+        raise TwinError(f"{kind.__name__} does not happen to one worker, so that it can't be drawn at random")
     drawn: list[Fault] = []
     at_s = rng.expovariate(1.0 / mean_between_s)
     while at_s < until_s:
-        drawn.append(kind(at_s=at_s, worker=rng.choice(list(workers)), **details))
+        drawn.append(make(at_s=at_s, worker=rng.choice(list(workers)), **details))
         at_s += rng.expovariate(1.0 / mean_between_s)
     return drawn
 
 
 def check(faults: Iterable[Fault], workers: Iterable[str]) -> None:
-    """Raise `TwinError` when a fault names a worker that is never there."""
+    """Raise `TwinError` when a fault names a worker that is never there, or one joins under a name that is taken."""
     faults = list(faults)
-    known = {*workers, *(fault.model.name for fault in faults if isinstance(fault, Join))}
+    known = set(workers)
+    for fault in faults:
+        if isinstance(fault, Join):
+            if fault.model.name in known:
+                raise TwinError(f"Join at {fault.at_s} s: worker name {fault.model.name!r} is taken, must be a new one")
+            known.add(fault.model.name)
     for fault in faults:
         for name in (getattr(fault, "worker", None), *getattr(fault, "workers", ())):
             if name is not None and name not in known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -142,6 +143,7 @@ class Fleet:
         """A process ended: the network tells who was connected to it."""
         self.peak_bytes[worker.name] = max(self.peak_bytes.get(worker.name, 0), worker.peak_bytes)
         self.record.event(f"ended ({reason})", worker.name)
+        worker.peers.abandon()
         for peer in worker.peers.waiting:
             self.fabric.carry(worker.address, peer.address, 0, 1, peer.peers.lost, worker.address)
         self.fabric.carry(worker.address, SCHEDULER, 0, 1, self.stream_lost, worker.address)
@@ -180,9 +182,9 @@ class Fleet:
     def broken(self) -> list[str]:
         """Rules about workers that do not hold."""
         return [
-            f"{worker.name} uses {worker.memory_bytes} bytes, its limit is {worker.model.memory.limit_bytes}"
+            f"{worker.name} used {used} bytes, its limit is {worker.model.memory.limit_bytes}"
             for worker in self.by_address.values()
-            if worker.model.memory.limit_bytes and worker.memory_bytes > worker.model.memory.limit_bytes
+            if (used := max(worker.memory_bytes, worker.peak_bytes)) > (worker.model.memory.limit_bytes or math.inf)
         ]
 
     # -- heartbeats ------------------------------------------------------------------------------------------------
@@ -215,6 +217,9 @@ class Fleet:
             try:
                 while True:
                     message = await comm.read()
+                    if message["op"] == "close":  # as `Server.handle_comm`
+                        await comm.close()
+                        return
                     answer = await self._answer(worker, address, message, comm)
                     if message.get("reply", True) and answer is not ANSWERED:
                         await comm.write(answer)

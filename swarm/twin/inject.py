@@ -65,7 +65,7 @@ class Injector:
             case f.Hang():
                 undo = self._freeze(worker, number, 0.0)
             case f.HoldGil():
-                worker.let_one_hold_the_gil()
+                worker.let_one_hold_the_gil(number)
                 undo = self._freeze(worker, number, 0.0)
             case f.BlockLoop():
                 undo = self._freeze(worker, number, 1.0)

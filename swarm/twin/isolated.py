@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import IO, Any
@@ -39,7 +39,7 @@ def simulate_isolated(*arguments: Any, hash_seed: int = 0, **options: Any) -> Ou
     return answer
 
 
-def simulate_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[Outcome | TwinError]:
+def simulate_all(jobs: Iterable[Job], processes: int | None = None) -> Generator[Outcome | TwinError]:
     """Run simulations in parallel; yields what each gave, in the order of the jobs.
 
     Parameters
@@ -61,7 +61,9 @@ def simulate_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[
         answers[number] = SimpleQueue()
     over = threading.Event()
     count = min(processes or os.cpu_count() or 1, len(answers))
-    threads = [threading.Thread(target=_work_off, args=(waiting, answers, over), daemon=True) for _ in range(count)]
+    children: list[subprocess.Popen[bytes]] = []
+    shared = (waiting, answers, over, children)
+    threads = [threading.Thread(target=_work_off, args=shared, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     try:
@@ -69,6 +71,8 @@ def simulate_all(jobs: Iterable[Job], processes: int | None = None) -> Iterator[
             yield queue.get()
     finally:
         over.set()
+        for child in children:  # whoever stops early does not wait for a long simulation
+            child.kill()
         for thread in threads:
             thread.join()
 
@@ -77,6 +81,7 @@ def _work_off(
     waiting: SimpleQueue[tuple[int, Job]],
     answers: Mapping[int, SimpleQueue[Outcome | TwinError]],
     over: threading.Event,
+    children: list[subprocess.Popen[bytes]],
 ) -> None:
     """Take jobs one after another, with a child process that is kept while the hash seed stays the same."""
     child: subprocess.Popen[bytes] | None = None
@@ -90,6 +95,9 @@ def _work_off(
             if child is None or child_seed != job.hash_seed:
                 _close(child)
                 child, child_seed = _start(job.hash_seed), job.hash_seed
+                children.append(child)
+                if over.is_set():
+                    return
             try:
                 answers[number].put(_ask(child, job))
             except (OSError, EOFError) as error:
@@ -106,6 +114,7 @@ def _start(hash_seed: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        process_group=0,  # Ctrl-C reaches the parent alone, which ends its children
     )
 
 
@@ -160,7 +169,7 @@ def _serve() -> None:
             answer = error
         except Exception as error:  # noqa: BLE001 — a defect of the twin or of a policy, told by name
             answer = TwinError(f"{type(error).__name__}: {error}")
-        _write(answers, pickle.dumps(answer))
+        _write(answers, dask_pickle.dumps(answer))
 
 
 if __name__ == "__main__":

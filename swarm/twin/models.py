@@ -116,7 +116,7 @@ class ByArgument:
             raise TwinError(
                 f"task {key!r} has {len(arguments)} numeric arguments, ByArgument asks for number {self.index}"
             )
-        return self.scale_s * arguments[self.index] ** self.power
+        return self.scale_s * float(arguments[self.index] ** self.power)
 
 
 @dataclass(frozen=True)

@@ -117,20 +117,27 @@ class Fabric:
     # -- messages --------------------------------------------------------------------------------------------------
 
     def carry(
-        self, source: str, to: str, payload_bytes: int, messages: int, deliver: Callable[..., object], *arguments: Any
-    ) -> float | None:
+        self,
+        source: str,
+        to: str,
+        payload_bytes: int,
+        messages: int,
+        deliver: Callable[..., object],
+        *arguments: Any,
+        delay_s: float = 0.0,
+    ) -> bool:
         """Call `deliver(*arguments)` when a message from one address has reached the other.
 
-        `messages` is what the scheduler's CPU is charged for, if it goes there. Returns when it arrives, as far as
-        that is known.
+        `messages` is what the scheduler's CPU is charged for, if it goes there. It leaves after `delay_s`. False when
+        nobody is there to take it.
         """
         sender, receiver = self.processes[source], self.processes.get(to)
         if receiver is None or not receiver.is_alive:
-            return None
+            return False
         if sender.cut_off != receiver.cut_off and sender is not receiver:
             self._held.append((source, to, payload_bytes, messages, deliver, arguments))
-            return None
-        now_s = self.loop.now_s
+            return True
+        now_s = self.loop.now_s + delay_s
         leaves_s = max(now_s, self._scheduler_busy_s) if sender is self.scheduler else now_s
         link = self.model.link(sender.host, receiver.host)
         if payload_bytes:
@@ -139,14 +146,14 @@ class Fabric:
             self._last_arrival[source, to] = arrives_s
         else:
             arrives_s = leaves_s + link.latency_s
-            if (source, to) in self._last_arrival:
+            if sender.is_alive and (source, to) in self._last_arrival:  # a reset overtakes what it cuts short
                 arrives_s = max(arrives_s, self._last_arrival[source, to])
         self.in_flight += 1
         if receiver is self.scheduler:
             self.loop.schedule(arrives_s, self._reached_scheduler, messages, deliver, arguments)
         else:
             self.loop.schedule(arrives_s, self._delivered, receiver, deliver, arguments)
-        return arrives_s
+        return True
 
     def _transferred(self, source: str, to: str, size: int, bytes_per_s: float, from_s: float) -> float:
         """When the last byte of a payload has left the wire: it waits for both ends, and for a shared uplink."""

@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swarm.twin.record import Executed
+
+if TYPE_CHECKING:
+    from bokeh.plotting import figure
 
 
 @dataclass
@@ -71,6 +74,31 @@ class Outcome:
         busy_s = sum(max(0.0, min(e.stop_s, self.makespan_s) - e.start_s) for e in self.executions if e.stop_s >= 0)
         return busy_s / (self.threads * self.makespan_s) if self.makespan_s else 0.0
 
+    def gantt(self, *, until_s: float | None = None, width: int = 1000) -> figure:
+        """A Bokeh figure: a row per thread of each worker, a bar per execution, faults marked.
+
+        `until_s` is where the time axis ends, so that several runs can be compared.
+        """
+        from swarm.twin.gantt import gantt
+
+        told = f"{self.status} after {self.makespan_s:.2f} s, threads {self.busy_share:.0%} busy"
+        told += f", {self.reruns} executions in vain" if self.reruns else ""
+        return gantt(
+            self.executions,
+            makespan_s=self.makespan_s,
+            events=self.events,
+            title=f"{self.work} on {self.workers} workers, {self.policy}",
+            subtitle=told,
+            until_s=until_s,
+            width=width,
+        )
+
+    def show(self) -> None:
+        """Show the Gantt chart: in the notebook after `bokeh.io.output_notebook()`, else in a browser."""
+        from bokeh.io import show
+
+        show(self.gantt())
+
     def to_json(self, *, executions: bool = True) -> dict[str, Any]:
         """Plain types; `executions=False` leaves the bars of the Gantt chart out."""
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
@@ -89,7 +117,12 @@ class Outcome:
     @classmethod
     def load(cls, path: str | Path) -> Outcome:
         """Read what `save` wrote."""
-        values = json.loads(Path(path).read_text())
+        return cls.from_json(json.loads(Path(path).read_text()))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Outcome:
+        """Of what `to_json` gave."""
+        values = dict(values)
         values["executions"] = [Executed(*entry) for entry in values["executions"]]
         values["events"] = [tuple(event) for event in values["events"]]
         return cls(**values)

@@ -35,6 +35,8 @@ class Transfer:
     keys: Collection[Key]
     total_nbytes: int
     began_s: float
+    server: SimulatedWorker | None = None
+    """The peer, while it sends."""
     is_over: bool = False
 
 
@@ -70,17 +72,11 @@ class Peers:
             return
         if address not in self._connected:
             self._loop.schedule(now_s + self._connect_timeout_s, self._no_handshake, transfer)
-        self._loop.schedule(now_s + self._fabric.model.request_s, self._ask, transfer)
-
-    def _ask(self, transfer: Transfer) -> None:
-        peer = self._worker.fleet.get(transfer.peer)
-        if transfer.is_over or not self._worker.is_alive:
-            return
-        if peer is None:
-            self._worker.local(self._failed, transfer)
-            return
-        peer.peers._asked[transfer] = None
-        self._fabric.carry(self._worker.address, peer.address, 0, 1, peer.peers.serve, transfer)
+        peer = self._worker.fleet[address].peers
+        peer._asked[transfer] = None
+        self._fabric.carry(
+            self._worker.address, address, 0, 1, peer.serve, transfer, delay_s=self._fabric.model.request_s
+        )
 
     def _no_handshake(self, transfer: Transfer) -> None:
         if not transfer.is_over and transfer.peer not in self._connected:
@@ -106,6 +102,7 @@ class Peers:
             )
 
     def _arrived(self, transfer: Transfer, data: dict[Key, Any]) -> None:
+        _sent(transfer)
         self._connected.add(transfer.peer)
         if not self._over(transfer):
             return
@@ -173,21 +170,27 @@ class Peers:
         store = worker.state.data
         data = {key: store[key] for key in transfer.keys if key in store}
         self.outgoing += 1
-        delay_s = store.read_back(data) if isinstance(store, Store) else 0.0
-        self._loop.schedule(self._loop.now_s + delay_s, self._send, transfer, data)
-
-    def _send(self, transfer: Transfer, data: dict[Key, Any]) -> None:
-        worker, asker = self._worker, transfer.asker
-        if not worker.is_alive:
-            return
+        transfer.server = worker
         size = sum(getattr(value, "nbytes", 0) for value in data.values())
-        arrives_s = self._fabric.carry(worker.address, asker.address, size, 1, asker.peers._arrived, transfer, data)
-        self._loop.schedule(arrives_s or self._loop.now_s, self._sent)
+        delay_s = store.read_back(data) if isinstance(store, Store) else 0.0
+        is_taken = self._fabric.carry(
+            worker.address, asker.address, size, 1, asker.peers._arrived, transfer, data, delay_s=delay_s
+        )
+        if not is_taken:
+            _sent(transfer)
 
-    def _sent(self) -> None:
-        self.outgoing -= 1
+    def abandon(self) -> None:
+        """The worker has ended: nobody sends to it any more."""
+        for transfer in self._mine:
+            _sent(transfer)
 
     @property
     def waiting(self) -> list[SimulatedWorker]:
         """Workers that wait for an answer from here."""
         return list(dict.fromkeys(transfer.asker for transfer in self._asked))
+
+
+def _sent(transfer: Transfer) -> None:
+    if transfer.server is not None:
+        transfer.server.peers.outgoing -= 1
+        transfer.server = None

@@ -12,7 +12,6 @@ from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from swarm.errors import TwinError, nearest
-from swarm.twin.models import Key
 
 
 @dataclass(frozen=True)
@@ -31,21 +30,21 @@ class Policy:
 
 
 class RandomPlacement(SchedulerPlugin):
-    """Ties each task of a graph to a worker drawn at random; it may go elsewhere when that one is gone."""
+    """Gives each task that is ready to a worker drawn at random, of those that may run it."""
 
     name = "swarm-twin-random-placement"
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(f"{seed} placement")
 
-    def update_graph(self, scheduler: Scheduler, *, tasks: Sequence[Key], **kwargs: Any) -> None:
-        workers = list(scheduler.workers)
-        if not workers:
-            return
-        for key in sorted(tasks, key=str):
-            task = scheduler.tasks[key]
-            task.worker_restrictions = {self._rng.choice(workers)}
-            task.loose_restrictions = True
+    async def start(self, scheduler: Scheduler) -> None:
+        def decide(task: Any) -> Any:
+            valid = scheduler.valid_workers(task)
+            candidates = scheduler.running if valid is None else valid
+            return self._rng.choice(sorted(candidates, key=lambda ws: str(ws.address))) if candidates else None
+
+        placement: Any = scheduler
+        placement.decide_worker_non_rootish = placement.decide_worker_rootish_queuing_disabled = decide
 
 
 POLICIES = {
@@ -53,7 +52,10 @@ POLICIES = {
     "no-stealing": Policy("no-stealing", config={"distributed.scheduler.work-stealing": False}),
     "random": Policy(
         "random",
-        config={"distributed.scheduler.work-stealing": False},
+        config={
+            "distributed.scheduler.work-stealing": False,
+            "distributed.scheduler.worker-saturation": "inf",  # else tasks wait for the worker that Dask chooses
+        },
         plugins=lambda seed: (RandomPlacement(seed),),
     ),
     "swarm": Policy("swarm", preload=("scheduler_plugins",), agents=True),

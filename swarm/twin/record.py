@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -46,7 +47,7 @@ class Recorder:
         self.transferred_bytes = 0
         self.done: Counter[Key] = Counter()
         self._numbers = itertools.count(1)
-        self._zero_s = 0.0
+        self._zero_s = loop.now_s
         self._hash = hashlib.sha256()
 
     def next_execution(self) -> int:
@@ -78,8 +79,9 @@ class Recorder:
         self._note(at_s, what, worker, "")
 
     def start_clock(self) -> None:
-        """From now on times are counted."""
-        self._zero_s = self.loop.now_s
+        """From now on times are counted; what was before has times below 0."""
+        earlier_s, self._zero_s = self.loop.now_s - self._zero_s, self.loop.now_s
+        self.events = [(at_s - earlier_s, what, worker) for at_s, what, worker in self.events]
 
     def _note(self, at_s: float, what: str, worker: str, key: Key) -> None:
         self._hash.update(f"{at_s:.6f} {what} {worker} {key}\n".encode())
@@ -88,18 +90,21 @@ class Recorder:
     def started_count(self) -> int:
         return len(self.executions)
 
-    def broken(self, work: Work) -> list[str]:
-        """Rules about the executions that do not hold."""
+    def broken(self, work: Work, *, is_finished: bool) -> list[str]:
+        """Rules about the executions that do not hold; some are only for a run in which all went well."""
         unknown = [f"{key!r} was executed and is not in the graph" for key in self.done if key not in work.costs]
+        lost = [f"{key!r} is needed and never finished" for key in work.needed if is_finished and not self.done[key]]
+        again = []
+        if all(what == "joined" for _, what, _ in self.events):
+            again = [f"{key!r} finished {n} times, and nothing had failed" for key, n in self.done.items() if n > 1]
         twice: dict[tuple[str, int], float] = {}
         overlaps = []
         for entry in sorted(self.executions.values(), key=lambda e: e.start_s):
             lane = (entry.worker, entry.lane)
             if entry.lane < 0 or entry.start_s < twice.get(lane, 0.0) - 1e-6:
                 overlaps.append(f"{entry.key!r} began on a busy thread of {entry.worker}")
-            if entry.stop_s >= 0:
-                twice[lane] = entry.stop_s
-        return unknown[:3] + overlaps[:3]
+            twice[lane] = entry.stop_s if entry.stop_s >= 0 else math.inf
+        return unknown[:3] + lost[:3] + again[:3] + overlaps[:3]
 
     @property
     def trace_hash(self) -> str:

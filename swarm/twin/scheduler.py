@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from swarm.twin.comm import SimulatedComm
 from swarm.twin.network import SCHEDULER, Fabric
 from swarm.twin.wire import Stream
 
@@ -18,6 +19,8 @@ CONFIRMED = ("ready", "constrained", "waiting")
 """States of a task in which a worker lets go of it (`distributed.stealing._WORKER_STATE_CONFIRM`)."""
 STREAM_INTERVAL_S = 0.005
 """`Scheduler.stream_comms`."""
+REPORT_INTERVAL_S = 0.002
+"""`Scheduler.client_comms`."""
 
 
 class TwinScheduler(Scheduler):
@@ -32,6 +35,15 @@ class TwinScheduler(Scheduler):
         self.stream_comms[worker] = comm.stream
         if waiting:
             comm.stream.send(*waiting)
+
+
+def report_by_stream(scheduler: Scheduler, fabric: Fabric, client: str) -> None:
+    """Put a simulated stream in the place of the `BatchedSend` on which a client is told what became of its tasks."""
+    comm = scheduler.client_comms[client].comm
+    assert isinstance(comm, SimulatedComm)
+    arrived = comm.other._arrived
+    streams: dict[str, Any] = scheduler.client_comms
+    streams[client] = Stream(fabric, SCHEDULER, comm.peer_address, REPORT_INTERVAL_S, arrived)
 
 
 class Registration:

@@ -33,6 +33,7 @@ def changed() -> tuple[str, ...]:
         "Scheduler.retire_workers(workers, close_workers)": _takes(
             Scheduler.retire_workers, "workers", "close_workers"
         ),
+        "Scheduler.decide_worker_non_rootish(ts)": _takes(Scheduler.decide_worker_non_rootish, "ts"),
         "versions.error_message": hasattr(versions, "error_message"),
         "worker_state_machine.TaskState.__hash__": "__hash__" in vars(wsm.TaskState),
         "ActiveMemoryManagerPolicy": hasattr(amm, "ActiveMemoryManagerPolicy"),

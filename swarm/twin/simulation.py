@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import dask.config
+from dask._expr import LLGExpr
 from distributed import Client
 from distributed.core import Status
 
@@ -23,7 +26,8 @@ from swarm.twin.network import SCHEDULER, Fabric
 from swarm.twin.outcome import Outcome
 from swarm.twin.policies import Policy, policy
 from swarm.twin.record import Recorder
-from swarm.twin.scheduler import ClockSetter, GraphCharge, TwinScheduler
+from swarm.twin.saved import Case, hash_seed_here
+from swarm.twin.scheduler import ClockSetter, GraphCharge, TwinScheduler, report_by_stream
 from swarm.twin.surroundings import CONFIG, collector_paused, drop_tasks, quiet, same_for_every_run
 from swarm.twin.watch import ClientWatch
 from swarm.twin.work import Work
@@ -95,7 +99,16 @@ def simulate(
     if not cluster.workers and not any(isinstance(fault, Join) for fault in faults):
         raise TwinError("the cluster has no workers, and none joins")
     run = _Simulation(work, cluster, chosen, list(faults), seed, time_limit_s, gather, validate, checked)
-    return run.run()
+    try:
+        return run.run()
+    except (DeadlockError, InvariantError) as error:
+        ends = "deadlock" if isinstance(error, DeadlockError) else "finished"
+        options = (time_limit_s, gather, validate)
+        error.case = Case(
+            work, cluster, chosen, list(faults), seed, hash_seed_here(), *options, note=str(error), ends=ends
+        )
+        error.add_note("to keep this simulation as a test: error.case.save('tests/replays/NAME.json')")
+        raise
 
 
 _policy = policy
@@ -125,6 +138,12 @@ class _Simulation:
         self.gather = gather
         self.validate = validate
         self.checked = checked
+        self.unheard: list[str] = []
+
+    def _on_unheard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback raised, or a coroutine that nobody awaits."""
+        error = context.get("exception")
+        self.unheard.append(f"{context['message']}: {type(error).__name__}: {error}")
 
     def run(self) -> Outcome:
         config = {**CONFIG, **self.policy.config}
@@ -135,6 +154,7 @@ class _Simulation:
             stack.enter_context(quiet())
             stack.enter_context(same_for_every_run(self.seed))
             self.loop: VirtualLoop = stack.enter_context(running_loop())
+            self.loop.set_exception_handler(self._on_unheard)
             self.fabric = Fabric(self.loop, self.cluster.network, self.cluster.scheduler)
             stack.enter_context(self.fabric.in_charge())
             packages = tuple(name.partition(".")[0] for name in self.policy.preload)
@@ -192,7 +212,11 @@ class _Simulation:
         self.loop.schedule(began_s + LOOK_S, self._look, self._progress(), began_s)
         if self.time_limit_s is not None:
             self.loop.schedule(began_s + self.time_limit_s, self.watch.end, "time limit")
-        futures = client.get(dict(self.work.graph), wanted, sync=False, retries=self.work.retries or None)
+        graph: Any = self.work.submitted
+        if isinstance(graph, dict):  # with a token of our own: nobody needs Dask to hash every task
+            graph = LLGExpr(graph, _determ_token=self.work.name)
+        report_by_stream(self.scheduler, self.fabric, client.id)
+        futures = client.get(graph, wanted, sync=False)
         status = await self.watch.over
         if self.gather and status == "finished":
             self.gathered = await client.gather(futures, errors="skip")
@@ -220,7 +244,8 @@ class _Simulation:
             moved_s = now_s
         elif now_s - moved_s >= PATIENCE_S:
             lines = diagnosis.why_stuck(self.scheduler, self.fleet, self.work.wanted)
-            self.watch.over.set_exception(DeadlockError(diagnosis.summary(lines, now_s - moved_s)))
+            told = "; ".join([diagnosis.summary(lines, now_s - moved_s), *self.unheard[:3]])
+            self.watch.over.set_exception(DeadlockError(told))
             return
         self.loop.schedule(now_s + LOOK_S, self._look, now, moved_s)
 
@@ -254,7 +279,7 @@ class _Simulation:
 
     def _check_rules(self, outcome: Outcome) -> None:
         """The invariants; raises `InvariantError` with all that are broken."""
-        broken = list(self.record.not_held[:5])
+        broken = self.record.not_held[:5] + self.unheard[:3]
         tasks = self.scheduler.tasks
         if outcome.status == "finished":
             for key in self.work.wanted:
@@ -273,7 +298,7 @@ class _Simulation:
             broken += [
                 f"gathered {r!r} for {k!r}" for k, r in zip(self.work.wanted, self.gathered, strict=True) if r.key != k
             ]
-        broken += self.record.broken(self.work)
+        broken += self.record.broken(self.work, is_finished=outcome.status == "finished")
         broken += self.fleet.broken()
         try:
             self.scheduler.validate_state()

@@ -96,7 +96,8 @@ class Store(dict[Key, Any]):
     def _look_again(self) -> None:
         worker = self._worker
         if worker.is_alive and worker.status is Status.paused:
-            self.check()
+            if not worker.process.frozen:
+                self.check()
             if worker.is_alive and worker.status is Status.paused:  # type: ignore[redundant-expr]
                 worker.loop.schedule(worker.loop.now_s + CHECK_S, self._look_again)
 

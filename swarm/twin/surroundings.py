@@ -31,6 +31,8 @@ CONFIG = {
     "distributed.scheduler.http.routes": [],
     "distributed.scheduler.preload": [],
     "distributed.scheduler.validate": False,
+    # The journal of real runs is not for simulated ones.
+    "swarm.state-directory": None,
 }
 
 

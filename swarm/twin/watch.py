@@ -26,6 +26,7 @@ class ClientWatch:
     def __init__(self, client: Client, wanted: Iterable[Key], over: asyncio.Future[str]) -> None:
         self.over = over
         self.failed: dict[Key, str] = {}
+        self._client = client
         self._wanted = frozenset(wanted)
         self._waiting = set(self._wanted)
         _listen(client, "key-in-memory", self._on_memory)
@@ -51,8 +52,10 @@ class ClientWatch:
     def _on_memory(self, key: Key, **_: Any) -> None:
         self._settled(key)
 
-    def _on_erred(self, key: Key, exception: Any, **_: Any) -> None:
-        self._settled(key, f"{exception!r}")
+    def _on_erred(self, key: Key, **_: Any) -> None:
+        if key in self._wanted:
+            error = self._client.futures[key].exception
+            self._settled(key, f"{type(error).__name__}: {error}")
 
     def _on_cancelled(self, keys: Iterable[Key], reason: str = "", **_: Any) -> None:
         for key in keys:

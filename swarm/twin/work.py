@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from numbers import Real
 from typing import Any
@@ -19,9 +19,13 @@ from swarm.submission import prepare
 from swarm.twin.models import Constant, Cost, Durations, Key
 
 
-def simulated(*arguments: object) -> None:
+def simulated(*_: object) -> None:
     """What tasks of made-up graphs call. The twin never runs a task; elsewhere this must not pass for work."""
     raise TwinError("a simulated task has no function that could run")
+
+
+def _in_order(keys: frozenset[Key]) -> frozenset[Key]:
+    return frozenset(sorted(keys, key=str))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +54,21 @@ class Work:
 
     def __len__(self) -> int:
         return len(self.costs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Fill all sets anew, in one order.
+
+        How a set is iterated depends on the order in which it was filled as well, and a pickle has that of the
+        process which wrote it, with its own hash seed: the same simulation would go another way.
+        """
+        self.__dict__.update(state)
+        self.__dict__["dependencies"] = {key: _in_order(needs) for key, needs in self.dependencies.items()}
+        for node in self.graph.values():
+            if isinstance(node, GraphNode):
+                node._dependencies = _in_order(node._dependencies)
 
     @property
     def submitted(self) -> Mapping[Key, Any]:
@@ -178,7 +197,7 @@ def _cost(
         if not isinstance(cost, Cost):
             raise TwinError(f"the cost function returned {cost!r} for {key!r}, must be a swarm.twin.Cost")
         return cost
-    work_s = durations(key, numbers(node), random.Random(f"{seed} {key}"))  # type: ignore[call-arg, arg-type]
+    work_s = durations(key, numbers(node), random.Random(f"{seed} {key}"))  # type: ignore[call-arg]
     size = output_bytes(key) if callable(output_bytes) else output_bytes
     return Cost(float(work_s), size)  # type: ignore[arg-type]
 
@@ -195,7 +214,8 @@ def numbers(node: GraphNode) -> list[float]:
     """The numbers among a task's own arguments, in their order."""
     if not isinstance(node, Task):
         return []
-    return [float(a) for a in (*node.args, *node.kwargs.values()) if isinstance(a, Real) and not isinstance(a, bool)]
+    given = (*node.args, *node.kwargs.values())
+    return [float(each) for each in given if not isinstance(each, bool) and isinstance(each, Real)]
 
 
 def made_up(
@@ -215,14 +235,14 @@ def made_up(
     graph: dict[Key, Task] = {}
     costs: dict[Key, Cost] = {}
     dependencies: dict[Key, frozenset[Key]] = {}
-    for key, needs, cost in tasks:
+    for key, after, cost in tasks:
         if not isinstance(key, Hashable):
             raise TwinError(f"{name}: {key!r} can't be a key")
         if key in graph:
             raise TwinError(f"{name}: task {key!r} is there twice")
-        graph[key] = Task(key, simulated, *map(TaskRef, needs))
+        graph[key] = Task(key, simulated, *map(TaskRef, after))
         costs[key] = cost
-        dependencies[key] = frozenset(needs)
+        dependencies[key] = frozenset(after)
     for key, needs in dependencies.items():
         for need in needs:
             if need not in graph:
@@ -311,6 +331,7 @@ def fan_out(
     Dask queues them at the scheduler when there are fewer than five roots; with more it hands all of them out at
     once, and balances by stealing.
     """
+    _at_least(1, count=count, roots=roots)
     durations = durations or Constant(0.1)
     keys = [f"task-{i}" for i in range(count)]
     above = [f"root-{i}" for i in range(roots)]

@@ -91,7 +91,8 @@ class Execution:
     """Work that is left, at speed 1."""
     since_s: float
     """When `left_s` was true."""
-    holds_gil: bool = False
+    holds_gil: int | None = None
+    """The fault that it is the cause of: it goes on while that one stops all others."""
     plan: int = 0
     """Grows when its end moves; an end that was planned before is void."""
 
@@ -302,6 +303,8 @@ class SimulatedWorker:
             return
         send = self._stream.send
         for instruction in self.state.handle_stimulus(*stimuli):
+            if not self.process.is_alive:  # what it was told before has used up its memory
+                return
             if isinstance(instruction, SendMessageToScheduler):
                 send(instruction.to_dict())
             elif isinstance(instruction, Execute):
@@ -333,6 +336,11 @@ class SimulatedWorker:
             rate *= factor
         return rate
 
+    def _rate_of(self, execution: Execution) -> float:
+        if execution.holds_gil is None:
+            return self.rate
+        return self._rate * math.prod(factor for fault, factor in self._brakes.items() if fault != execution.holds_gil)
+
     def _execute(self, key: Key) -> None:
         task = self.state.tasks[key]
         missing = [dep.key for dep in task.dependencies if dep.key not in self.state.data]
@@ -361,7 +369,7 @@ class SimulatedWorker:
 
     def _plan(self, execution: Execution) -> None:
         execution.plan += 1
-        rate = self.rate if not execution.holds_gil else self._rate
+        rate = self._rate_of(execution)
         if rate > 0:
             self.loop.schedule(execution.since_s + execution.left_s / rate, self._finished, execution, execution.plan)
 
@@ -374,10 +382,7 @@ class SimulatedWorker:
         if self.executions.get(key) is not execution:
             return
         del self.executions[key]
-        if execution.lane >= 0:
-            self._free_lanes.append(execution.lane)
-        if self.store is not None:
-            self.store.running_bytes -= cost.peak_bytes
+        self._release(execution)
         task = self.state.tasks.get(key)
         self.record.stopped(self, execution, "done" if task is not None and task.state == "executing" else "unwanted")
         self.handle(
@@ -394,10 +399,18 @@ class SimulatedWorker:
         )
         self.check_memory()
 
+    def _release(self, execution: Execution) -> None:
+        """Its thread and its memory are free."""
+        if execution.lane >= 0:
+            self._free_lanes.append(execution.lane)
+        if self.store is not None:
+            self.store.running_bytes -= execution.cost.peak_bytes
+
     def fail(self, key: Key, error: BaseException) -> None:
         """Let a running task raise."""
         execution = self.executions.pop(key)
         execution.plan += 1
+        self._release(execution)
         self.record.stopped(self, execution, "erred")
         self.handle(
             ExecuteFailureEvent.from_exception(
@@ -414,8 +427,7 @@ class SimulatedWorker:
         """The speed is about to change: note what is done so far."""
         now_s = self.loop.now_s
         for execution in self.executions.values():
-            rate = self.rate if not execution.holds_gil else self._rate
-            worked_s = max(0.0, now_s - execution.since_s) * rate
+            worked_s = max(0.0, now_s - execution.since_s) * self._rate_of(execution)
             execution.left_s = max(0.0, execution.left_s - worked_s)
             execution.since_s = max(now_s, execution.since_s)
 
@@ -436,7 +448,8 @@ class SimulatedWorker:
         self._retime()
         self._brakes.pop(fault, None)
         for execution in self.executions.values():
-            execution.holds_gil = False
+            if execution.holds_gil == fault:
+                execution.holds_gil = None
             self._plan(execution)
 
     def _find_missing(self) -> None:
@@ -446,11 +459,11 @@ class SimulatedWorker:
             self.local(self.handle, FindMissingEvent(stimulus_id=f"find-missing-{self.loop.now_s}"))
         self.loop.schedule(self.loop.now_s + max(self._find_missing_s, self._heartbeat_interval_s), self._find_missing)
 
-    def let_one_hold_the_gil(self) -> None:
+    def let_one_hold_the_gil(self, fault: int) -> None:
         """One of the running tasks goes on while a fault stops all others."""
         self._retime()
         for execution in list(self.executions.values())[:1]:
-            execution.holds_gil = True
+            execution.holds_gil = fault
 
     # -- heartbeats ------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,6 +113,24 @@ async def test_transition_of_a_task_of_a_run(plugin: SwarmPlugin, benchmark: Ben
     run = plugin.runs.get("run-1")
     assert run is not None
     assert run.by_function["price"].tasks == plugin.finished > 0
+    assert best_s(benchmark) < RUN_TRANSITION_BUDGET_S
+
+
+async def test_transition_of_a_task_of_a_recorded_run(tmp_path: Path, benchmark: BenchmarkFixture) -> None:
+    """The same with a journal; its thread, which turns entries into rows, works at the same time."""
+    async with cluster(workers=0, swarm=True, settings={"state_directory": str(tmp_path)}) as running:
+        plugin = running.plugin
+        keys = add_tasks(plugin, 1000)
+        tasks = plugin.scheduler.tasks
+        tasks[keys[0]].dependencies = {tasks[key] for key in keys[1:3]}
+        add_run(plugin, keys)
+        benchmark(plugin.transition, keys[0], "processing", "memory", **FINISHED)
+        assert plugin.recording is not None
+        plugin.recording.journal.close(timeout_s=60.0)
+        assert plugin.recording.journal.error is None
+        assert not plugin.guard.failures
+        assert (tmp_path / "journal.sqlite").stat().st_size > 0
+        tasks.clear()
     assert best_s(benchmark) < RUN_TRANSITION_BUDGET_S
 
 

@@ -17,7 +17,7 @@ from swarm.errors import SettingsConflictError, SettingsError
 FILE = "file swarm_config.json"
 TOP = (
     "max_agents, channel_size, monitoring_interval, optimization_interval, "
-    "fault_tolerance, load_balancing, auto_scaling, performance_thresholds"
+    "fault_tolerance, load_balancing, auto_scaling, state_directory, performance_thresholds"
 )
 BYTES = 'a whole number from 4096 to 1073741824 (bytes, or text such as "1MiB")'
 SECONDS = 'a number from 0.05 to 3600 (seconds, or text such as "500ms")'
@@ -31,6 +31,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "fault_tolerance": st.booleans(),
     "load_balancing": st.booleans(),
     "auto_scaling": st.booleans(),
+    "state_directory": st.none() | st.sampled_from(["/var/lib/swarm", "~/my state", "Zustände"]),
     "performance_thresholds.cpu_critical": st.floats(1, 100),
     "performance_thresholds.memory_critical": st.floats(1, 100),
     "performance_thresholds.thermal_critical": st.floats(20, 150),
@@ -57,6 +58,7 @@ def test_defaults() -> None:
         "fault_tolerance": True,
         "load_balancing": True,
         "auto_scaling": True,
+        "state_directory": None,
         "performance_thresholds": {"cpu_critical": 90, "memory_critical": 95, "thermal_critical": 85},
     }
     assert resolved.explicit == {}
@@ -155,6 +157,17 @@ def test_durations_read_as_dask_reads_them(text: str) -> None:
                 ("1e999", '"1e999"'),
             ]
         ),
+        *(
+            ("state_directory", value, shown, "the path of a folder, or null for none")
+            for value, shown in [
+                ("", '""'),
+                (" ", '" "'),
+                (7, "7"),
+                (True, "true"),
+                (["a"], "['a']"),
+                ("a\0b", '"a\\u0000b"'),
+            ]
+        ),
         ("performance_thresholds.cpu_critical", 101, "101", "a number from 1 to 100 (per cent)"),
         ("performance_thresholds.thermal_critical", 19, "19", "a number from 20 to 150 (degrees Celsius)"),
         ("performance_thresholds", 5, "5", f"a mapping with {GROUP}"),
@@ -219,6 +232,11 @@ def test_conflicts_only_in_explicit_keys() -> None:
     assert conflicts({"max_agents": 64, "auto_scaling": False}, theirs) == []
     found = conflicts({"max_agents": 16, "auto_scaling": False, "load_balancing": False}, theirs)
     assert [(d.key, d.mine, d.theirs) for d in found] == [("max_agents", 16, 64), ("load_balancing", False, True)]
+
+
+def test_each_process_may_have_its_own_state_directory() -> None:
+    assert conflicts({"state_directory": "/here"}, Settings()) == []
+    assert conflicts({"state_directory": None}, Settings(state_directory="/there")) == []
 
 
 def test_the_conflict_error_says_what_to_do() -> None:

@@ -1,0 +1,1 @@
+"""What the scheduler's side of swarm keeps outside of the process."""

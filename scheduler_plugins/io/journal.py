@@ -1,0 +1,330 @@
+"""The journal: what became of each run, in one SQLite file that outlives the scheduler.
+
+The event loop only appends to a queue; a thread turns what it finds there into rows. So a slow or broken disk costs
+the journal and nothing else. Several schedulers may write to one file (SQLite's WAL mode).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sqlite3
+import stat
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from swarm.errors import JournalError
+
+FILE = "journal.sqlite"
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x5357524D
+"""`SWRM`: what `file` and `PRAGMA application_id` see."""
+
+KEPT_RUNS = 200
+KEPT_BYTES = 500_000_000
+MOST_WAITING = 500_000
+"""Entries that wait for the thread: 200 MB or so. A disk that is that far behind has failed."""
+BATCH_S = 0.25
+"""So long the thread collects entries for one transaction."""
+BUSY_S = 10.0
+"""Patience with another process that writes to the same file."""
+
+_SCHEMA = """
+CREATE TABLE runs (
+    run TEXT PRIMARY KEY, name TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, tasks INTEGER NOT NULL,
+    submitted_at_s REAL NOT NULL, ended_at_s REAL, version TEXT NOT NULL
+);
+CREATE INDEX runs_by_time ON runs (submitted_at_s);
+CREATE TABLE workers (
+    run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, address TEXT NOT NULL, name TEXT NOT NULL,
+    host TEXT NOT NULL, threads INTEGER NOT NULL, memory_limit_bytes INTEGER NOT NULL,
+    PRIMARY KEY (run, address)
+) WITHOUT ROWID;
+CREATE TABLE tasks (
+    run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, key TEXT NOT NULL, function TEXT NOT NULL,
+    dependencies TEXT NOT NULL, is_wanted INTEGER NOT NULL, worker TEXT NOT NULL, start_s REAL, stop_s REAL,
+    compute_s REAL NOT NULL, transfer_s REAL NOT NULL, transfers INTEGER NOT NULL, output_bytes INTEGER NOT NULL,
+    PRIMARY KEY (run, key)
+);
+"""
+"""Times are Unix seconds. `dependencies` is a JSON list of keys, and a key is its text, as Dask shows it."""
+
+Rows = Iterator[tuple[Any, ...]]
+
+_STATEMENTS = {
+    "run": "INSERT OR REPLACE INTO runs VALUES (?, ?, 'running', '', ?, ?, NULL, ?)",
+    "workers": "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?)",
+    "task": "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "end": "UPDATE runs SET status = ?, reason = ?, ended_at_s = ? WHERE run = ?",
+}
+
+
+class Journal:
+    """Writes to `journal.sqlite` in a folder, from a thread of its own that starts with the first entry.
+
+    Made for the event loop of a scheduler: each method but `close` takes a microsecond, never waits and never raises.
+    Whoever owns it looks at `error` now and then.
+
+    Parameters
+    ----------
+    folder
+        Made when it is missing, for its owner only.
+    version
+        Of swarm, for whoever reads the journal later.
+    """
+
+    def __init__(
+        self, folder: Path, *, version: str = "", kept_runs: int = KEPT_RUNS, kept_bytes: int = KEPT_BYTES
+    ) -> None:
+        self.path = folder / FILE
+        self.error: JournalError | None = None
+        """Why it gave up; from then on entries are dropped."""
+        self._version = version
+        self._kept_runs = kept_runs
+        self._kept_bytes = kept_bytes
+        self._waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._open: set[str] = set()
+        """Runs under way, in the thread: they are not removed to make room."""
+
+    # -- what happens, on the event loop ---------------------------------------------------------------------------
+
+    def run_began(self, run: str, name: str, tasks: int, submitted_at_s: float) -> None:
+        self._put("run", (run, name, tasks, submitted_at_s, self._version))
+
+    def workers_take_part(self, run: str, workers: Sequence[Any]) -> None:
+        """Workers that a run can use: Dask's own objects (`WorkerState`), which the thread reads."""
+        self._put("workers", (run, workers))
+
+    def task_finished(
+        self,
+        run: str,
+        wanted: Collection[Any],
+        key: Any,
+        function: str,
+        dependencies: Sequence[Any],
+        worker: str,
+        spans: Sequence[Mapping[str, Any]],
+        output_bytes: int,
+    ) -> None:
+        """A task has a result.
+
+        Parameters
+        ----------
+        wanted
+            Keys that the run is for.
+        dependencies
+            Dask's own objects, of which the thread reads the attribute `key`.
+        spans
+            Dask's `startstops`: dicts with action, start, stop.
+        """
+        self._put("task", (run, wanted, key, function, dependencies, worker, spans, output_bytes))
+
+    def run_ended(self, run: str, status: str, reason: str, at_s: float) -> None:
+        self._put("end", (status, reason, at_s, run))
+
+    def _put(self, kind: str, entry: tuple[Any, ...]) -> None:
+        if self.error is not None:
+            return
+        if len(self._waiting) >= MOST_WAITING:
+            self.error = JournalError(f"{self.path}: {MOST_WAITING} entries wait to be written, the disk is too slow")
+            self.stop()
+            return
+        self._waiting.append((kind, entry))
+        if not self._wake.is_set():
+            self._wake.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="swarm-journal", daemon=True)
+                self._thread.start()
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Let the thread write what waits, and end; does not wait for it."""
+        self._stop.set()
+        self._wake.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the thread has ended, or never began."""
+        return self._thread is None or not self._thread.is_alive()
+
+    def close(self, timeout_s: float = BUSY_S) -> None:
+        """`stop`, and wait."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    # -- the thread ------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            with closing(_open_for_writing(self.path)) as database:
+                self._make_room(database)
+                while not self._stop.is_set():
+                    self._wake.wait()
+                    self._stop.wait(BATCH_S)
+                    self._wake.clear()
+                    self._write(database)
+                self._write(database)
+        except JournalError as error:
+            self.error = self.error or error
+        except Exception as error:  # noqa: BLE001 — whatever it is, it is told by the guard of the plugin
+            self.error = self.error or JournalError(f"{self.path}: {type(error).__name__}: {error}")
+        finally:
+            self._waiting.clear()
+
+    def _write(self, database: sqlite3.Connection) -> None:
+        """All that waits, in one transaction."""
+        entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        ended = False
+        with database:
+            for kind, group in itertools.groupby(entries, key=lambda entry: entry[0]):
+                rows = [entry for _, entry in group]
+                if kind == "run":
+                    self._open.update(row[0] for row in rows)
+                elif kind == "end":
+                    self._open.difference_update(row[3] for row in rows)
+                    ended = True
+                database.executemany(_STATEMENTS[kind], itertools.chain.from_iterable(map(_ROWS[kind], rows)))
+        if ended:
+            self._make_room(database)
+
+    def _make_room(self, database: sqlite3.Connection) -> None:
+        """Remove the oldest runs, until no more are left than we keep."""
+        runs = [run for (run,) in database.execute("SELECT run FROM runs ORDER BY submitted_at_s, rowid")]
+        closed = [run for run in runs if run not in self._open]
+        surplus = max(0, len(runs) - self._kept_runs)
+        while closed and (surplus > 0 or _used_bytes(database) > self._kept_bytes):
+            with database:
+                database.execute("DELETE FROM runs WHERE run = ?", (closed.pop(0),))
+            surplus -= 1
+        database.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def _as_it_is(entry: tuple[Any, ...]) -> Rows:
+    yield entry
+
+
+def _worker_rows(entry: tuple[Any, ...]) -> Rows:
+    run, workers = entry
+    for state in workers:
+        yield run, state.address, text(state.name), state.host, state.nthreads, state.memory_limit or 0
+
+
+def _task_rows(entry: tuple[Any, ...]) -> Rows:
+    run, wanted, key, function, dependencies, worker, spans, output_bytes = entry
+    computed = [span for span in spans if span["action"] == "compute"]
+    moved = [span for span in spans if span["action"] == "transfer"]
+    yield (
+        run,
+        text(key),
+        text(function),
+        json.dumps([text(task.key) for task in dependencies]),
+        key in wanted,
+        worker,
+        min((span["start"] for span in computed), default=None),
+        max((span["stop"] for span in computed), default=None),
+        _sum_s(computed),
+        _sum_s(moved),
+        len(moved),
+        output_bytes,
+    )
+
+
+_ROWS: Mapping[str, Callable[[tuple[Any, ...]], Rows]] = {
+    "run": _as_it_is,
+    "workers": _worker_rows,
+    "task": _task_rows,
+    "end": _as_it_is,
+}
+"""Kind of entry → what makes rows of it."""
+
+
+def text(key: Any) -> str:
+    """A key as SQLite can keep it."""
+    shown = str(key)
+    return shown if shown.isascii() else shown.encode("utf-8", "backslashreplace").decode()
+
+
+def _sum_s(spans: Iterable[Mapping[str, Any]]) -> float:
+    return float(sum(span["stop"] - span["start"] for span in spans))
+
+
+def _used_bytes(database: sqlite3.Connection) -> int:
+    def pragma(name: str) -> int:
+        return int(database.execute(f"PRAGMA {name}").fetchone()[0])
+
+    return (pragma("page_count") - pragma("freelist_count")) * pragma("page_size")
+
+
+# -- the file --------------------------------------------------------------------------------------------------------
+
+
+def _open_for_writing(path: Path) -> sqlite3.Connection:
+    """The database, made when it is missing; nobody but its owner can read it."""
+    _make_folder(path.parent)
+    # SQLite gives the files that it puts beside it (-wal, -shm) the same mode.
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(file, 0o600)
+    finally:
+        os.close(file)
+    database = sqlite3.connect(path, timeout=BUSY_S)
+    try:
+        _set_up(database, path)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _make_folder(folder: Path) -> None:
+    """A folder that is new is its owner's alone; one that anybody may write to is refused."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_mode & stat.S_IWOTH:
+        raise JournalError(f"{folder} may be written to by everybody, a journal is not safe there: chmod o-w {folder}")
+
+
+def _set_up(database: sqlite3.Connection, path: Path) -> None:
+    if check_schema(database, path) == 0:
+        database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or it has no effect
+    database.execute("PRAGMA journal_mode = WAL").fetchall()
+    # With a WAL a crash of the machine may cost the last transactions, never the file.
+    database.execute("PRAGMA synchronous = NORMAL")
+    database.execute("PRAGMA foreign_keys = ON")
+    database.isolation_level = None
+    database.execute("BEGIN IMMEDIATE")  # another scheduler may be about to do the same
+    if check_schema(database, path) == 0:
+        for statement in filter(str.strip, _SCHEMA.split(";")):
+            database.execute(statement)
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    database.execute("COMMIT")
+    database.isolation_level = "DEFERRED"
+
+
+def check_schema(database: sqlite3.Connection, path: Path) -> int:
+    """The version of the tables, 0 for an empty file. Raises `JournalError` when this swarm can't use them."""
+    try:
+        version = int(database.execute("PRAGMA user_version").fetchone()[0])
+        owner = int(database.execute("PRAGMA application_id").fetchone()[0])
+        tables = int(database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+            raise
+        raise JournalError(f"{path} is not a journal of swarm ({error})") from None
+    if (tables or version) and owner != APPLICATION_ID:
+        raise JournalError(f"{path} is not a journal of swarm (another program's SQLite file)")
+    if version not in (0, SCHEMA_VERSION):
+        what_to_do = "use that version of swarm, or move the file away"
+        raise JournalError(f"{path} has schema {version}, this swarm knows {SCHEMA_VERSION}: {what_to_do}")
+    return version

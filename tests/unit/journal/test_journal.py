@@ -1,0 +1,344 @@
+"""The journal as a file: what is written is read again, who may read it, what is kept, and what can go wrong."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scheduler_plugins.io import journal as journal_module
+from scheduler_plugins.io.journal import FILE, Journal
+from scheduler_plugins.io.recorded import LATEST, RecordedTask, RecordedWorker, read
+from swarm.errors import JournalError
+
+Open = Callable[..., Journal]
+
+
+@dataclass
+class Task:
+    """What the thread reads of Dask's task."""
+
+    key: Any
+
+
+@dataclass
+class Worker:
+    """What the thread reads of Dask's worker."""
+
+    address: str = "tcp://10.0.0.1:1"
+    name: Any = "w0"
+    host: str = "10.0.0.1"
+    nthreads: int = 2
+    memory_limit: int | None = 1 << 30
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "new" / "state"
+
+
+@pytest.fixture
+def journal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    monkeypatch.setattr(journal_module, "BATCH_S", 0.01)
+    made: list[Journal] = []
+
+    def open_journal(where: Path = folder, **options: Any) -> Journal:
+        made.append(Journal(where, **options))
+        return made[-1]
+
+    yield open_journal
+    for each in made:
+        each.close()
+        assert each.is_over
+
+
+def began(journal: Journal, run: str, at_s: float = 100.0, name: str = "") -> None:
+    journal.run_began(run, name or run.partition("-")[0], 2, at_s)
+    journal.workers_take_part(run, [Worker()])
+
+
+def finished(
+    journal: Journal, run: str, key: Any, *needs: Any, wanted: Sequence[Any] = (), at_s: float = 100.0
+) -> None:
+    spans = [
+        {"action": "transfer", "start": at_s, "stop": at_s + 0.25, "source": "tcp://10.0.0.2:1"},
+        {"action": "transfer", "start": at_s, "stop": at_s + 0.5, "source": "tcp://10.0.0.3:1"},
+        {"action": "deserialize", "start": at_s, "stop": at_s + 9.0},
+        {"action": "compute", "start": at_s + 1.0, "stop": at_s + 3.0},
+    ]
+    dependencies = tuple(map(Task, needs))
+    journal.task_finished(run, frozenset(wanted), key, "load", dependencies, "tcp://10.0.0.1:1", spans, 42)
+
+
+def whole(journal: Journal, run: str, at_s: float = 100.0, **ended: Any) -> None:
+    began(journal, run, at_s)
+    finished(journal, run, "load-1", wanted=["load-1"], at_s=at_s)
+    journal.run_ended(run, **{"status": "finished", "reason": "", "at_s": at_s + 7.0, **ended})
+
+
+def test_what_is_written_is_read_again(journal: Open, folder: Path) -> None:
+    written = journal(version="1.2.3")
+    began(written, "kmeans-1-abc", at_s=100.0)
+    finished(written, "kmeans-1-abc", ("load", 0))
+    finished(written, "kmeans-1-abc", "sum-\udc80é", ("load", 0), "scattered", wanted=["sum-\udc80é"], at_s=105.0)
+    written.run_ended("kmeans-1-abc", "finished", "", 112.5)
+    written.close()
+    run = read(folder / FILE, LATEST)
+    assert (run.run, run.name, run.submitted_at_s, run.makespan_s) == ("kmeans-1-abc", "kmeans", 100.0, 12.5)
+    assert run.workers == [RecordedWorker("tcp://10.0.0.1:1", "w0", "10.0.0.1", 2, 1 << 30)]
+    common = {"function": "load", "worker": "tcp://10.0.0.1:1", "compute_s": 2.0, "transfer_s": 0.75, "transfers": 2}
+    assert run.tasks == [
+        RecordedTask(key="('load', 0)", dependencies=(), is_wanted=False, start_s=101.0, output_bytes=42, **common),
+        RecordedTask(
+            key="sum-\\udc80é",
+            dependencies=("('load', 0)", "scattered"),
+            is_wanted=True,
+            start_s=106.0,
+            output_bytes=42,
+            **common,
+        ),
+    ]
+    assert written.error is None
+
+
+def test_a_task_that_runs_again_counts_once_and_one_without_times_not_at_all(journal: Open, folder: Path) -> None:
+    written = journal()
+    began(written, "a-1")
+    finished(written, "a-1", "x", at_s=100.0)
+    finished(written, "a-1", "x", at_s=200.0)
+    written.task_finished("a-1", frozenset(), "y", "y", (), "w", (), 0)
+    written.run_ended("a-1", "finished", "", 1.0)
+    written.close()
+    again, bare = read(folder / FILE, "a-1").tasks
+    assert (again.key, again.start_s) == ("x", 201.0)
+    assert (bare.start_s, bare.compute_s, bare.transfers) == (None, 0.0, 0)
+
+
+def test_a_worker_with_a_number_for_a_name_and_no_limit(journal: Open, folder: Path) -> None:
+    written = journal()
+    whole(written, "a-1")
+    written.workers_take_part("a-1", [Worker("tcp://10.0.0.2:1", 7, "10.0.0.2", 4, None)])
+    written.close()
+    assert read(folder / FILE, "a-1").workers[0] == RecordedWorker("tcp://10.0.0.2:1", "7", "10.0.0.2", 4, 0)
+
+
+def test_it_is_the_owners_alone(journal: Open, folder: Path) -> None:
+    written = journal()
+    whole(written, "a-1")
+    written.close()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
+
+
+def test_a_journal_that_others_could_read_is_closed_to_them(journal: Open, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / FILE).touch(0o644)
+    written = journal()
+    whole(written, "a-1")
+    written.close()
+    assert stat.S_IMODE((folder / FILE).stat().st_mode) == 0o600
+    assert read(folder / FILE, LATEST).run == "a-1"
+
+
+def test_nothing_is_made_before_the_first_run(journal: Open, folder: Path) -> None:
+    unused = journal()
+    unused.close()
+    assert not folder.exists()
+
+
+def test_a_run_can_be_read_while_the_next_is_written(journal: Open, folder: Path) -> None:
+    first = journal()
+    whole(first, "a-1")
+    first.close()
+    second = journal()
+    began(second, "a-2", at_s=200.0)
+    assert read(folder / FILE, LATEST).run == "a-1"
+    second.close()
+    with pytest.raises(JournalError, match="run a-2 has not ended; only a run that finished can be replayed"):
+        read(folder / FILE, "a-2")
+
+
+def test_two_schedulers_write_to_one_file(journal: Open, folder: Path) -> None:
+    both = [journal(), journal()]
+    for i in range(20):
+        for number, each in enumerate(both):
+            whole(each, f"s{number}-{i}", at_s=float(i))
+    for each in both:
+        each.close()
+        assert each.error is None
+    assert {read(folder / FILE, f"s{number}-{i}").makespan_s for i in range(20) for number in (0, 1)} == {7.0}
+
+
+def names(folder: Path) -> list[str]:
+    with sqlite3.connect(folder / FILE) as database:
+        found = [run for (run,) in database.execute("SELECT run FROM runs ORDER BY submitted_at_s")]
+        orphans = database.execute("SELECT count(*) FROM tasks WHERE run NOT IN (SELECT run FROM runs)").fetchone()
+    database.close()
+    assert orphans == (0,)
+    return found
+
+
+def test_the_oldest_runs_make_room_but_never_one_under_way(journal: Open, folder: Path) -> None:
+    written = journal(kept_runs=3)
+    began(written, "slow-1", at_s=0.0)
+    for i in range(6):
+        whole(written, f"a-{i}", at_s=1.0 + i)
+    written.close()
+    assert names(folder) == ["slow-1", "a-4", "a-5"]
+
+
+def test_the_file_stays_below_its_limit(journal: Open, folder: Path) -> None:
+    written = journal(kept_bytes=300_000)
+    for i in range(8):
+        began(written, f"a-{i}", at_s=float(i))
+        for task in range(500):
+            finished(written, f"a-{i}", f"load-{task}")
+        written.run_ended(f"a-{i}", "finished", "", i + 1.0)
+    written.close()
+    assert (folder / FILE).stat().st_size < 300_000
+    assert names(folder)[-1] == "a-7"
+    assert len(names(folder)) < 8
+
+
+# -- which run is meant ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def some_runs(journal: Open, folder: Path) -> Path:
+    written = journal()
+    whole(written, "kmeans-1-aaa111", at_s=1.0)
+    whole(written, "heat-1-bbb222", at_s=2.0)
+    whole(written, "kmeans-2-ccc333", at_s=3.0)
+    whole(written, "kmeans-3-ddd444", at_s=4.0, status="error", reason="ValueError:\nno")
+    began(written, "heat-2-eee555", at_s=5.0)
+    written.close()
+    return folder / FILE
+
+
+@pytest.mark.parametrize(
+    ("what", "run"),
+    [
+        (LATEST, "kmeans-2-ccc333"),
+        ("kmeans", "kmeans-2-ccc333"),
+        ("heat", "heat-1-bbb222"),
+        ("kmeans-1-aaa111", "kmeans-1-aaa111"),
+        ("kmeans-1", "kmeans-1-aaa111"),
+    ],
+)
+def test_a_run_is_found(some_runs: Path, what: str, run: str) -> None:
+    assert read(some_runs, what).run == run
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (
+            "kmeans-",
+            "3 runs begin with 'kmeans-' (kmeans-3-ddd444, kmeans-2-ccc333, kmeans-1-aaa111): give more of the id",
+        ),
+        ("kmean5", "has no run 'kmean5'; did you mean kmeans? (the latest are kmeans-2-ccc333, heat-1-bbb222, "),
+        ("kmeans-3", "run kmeans-3-ddd444 ended with error (ValueError: no); only a run that finished can be replayed"),
+        ("heat-2", "run heat-2-eee555 has not ended; only a run that finished can be replayed"),
+    ],
+)
+def test_a_run_that_can_not_be_replayed(some_runs: Path, what: str, said: str) -> None:
+    with pytest.raises(JournalError) as error:
+        read(some_runs, what)
+    assert said in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_no_journal_and_one_without_a_run_that_finished(journal: Open, folder: Path) -> None:
+    with pytest.raises(JournalError, match=rf"^there is no journal at {folder / FILE}: `swarm run` and swarm\.connect"):
+        read(folder / FILE, LATEST)
+    written = journal()
+    whole(written, "a-1", status="cancelled")
+    written.close()
+    with pytest.raises(JournalError, match="has no run that finished; submit one first"):
+        read(folder / FILE, LATEST)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def text(path: Path) -> None:
+    path.write_text("this is not a database, and long enough to be read as its header is" * 10)
+
+
+def of_another_program(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE notes (text)")
+    database.close()
+
+
+def newer(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute(f"PRAGMA application_id = {journal_module.APPLICATION_ID}")
+        database.execute("PRAGMA user_version = 9")
+        database.execute("CREATE TABLE runs (run)")
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (text, "is not a journal of swarm (file is not a database)"),
+        (of_another_program, "is not a journal of swarm (another program's SQLite file)"),
+        (newer, "has schema 9, this swarm knows 1: use that version of swarm, or move the file away"),
+    ],
+)
+def test_a_file_that_is_no_journal_of_ours_stays_as_it_is(
+    journal: Open, folder: Path, spoil: Callable[[Path], None], said: str
+) -> None:
+    folder.mkdir(parents=True)
+    spoil(folder / FILE)
+    before = (folder / FILE).read_bytes()
+    written = journal()
+    whole(written, "a-1")
+    written.close()
+    assert str(written.error) == f"{folder / FILE} {said}"
+    assert (folder / FILE).read_bytes() == before
+    with pytest.raises(JournalError) as error:
+        read(folder / FILE, LATEST)
+    assert str(error.value) == str(written.error)
+
+
+def test_a_folder_that_is_a_file(journal: Open, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    written = journal(tmp_path / "file" / "state")
+    whole(written, "a-1")
+    written.close()
+    assert "NotADirectoryError" in str(written.error)
+    whole(written, "a-2")
+    assert not written._waiting, "nothing is kept for a journal that failed"
+
+
+def test_a_folder_that_everybody_may_write_to(journal: Open, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    written = journal(tmp_path)
+    whole(written, "a-1")
+    written.close()
+    assert str(written.error).startswith(f"{tmp_path} may be written to by everybody")
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_disk_that_hangs_does_not_fill_the_memory(journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = threading.Event()
+    monkeypatch.setattr(journal_module, "MOST_WAITING", 10)
+    monkeypatch.setattr(journal_module, "_open_for_writing", lambda path: hanging.wait(30) and None)
+    written = journal()
+    try:
+        for i in range(20):
+            whole(written, f"a-{i}")
+        assert len(written._waiting) == 10
+        assert "10 entries wait to be written, the disk is too slow" in str(written.error)
+    finally:
+        hanging.set()
+    written.close()
+    assert "too slow" in str(written.error), "the first reason stays"
