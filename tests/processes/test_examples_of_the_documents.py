@@ -72,8 +72,26 @@ def test_the_python_of_contributing_runs(monkeypatch: pytest.MonkeyPatch) -> Non
         run(sys.executable, "-c", block)
 
 
+def test_the_python_of_the_page_about_the_twin_runs() -> None:
+    run(sys.executable, "-c", "\n".join(blocks("python", "docs/twin.md")))
+
+
+def commands(beginning: str, document: str = "README.md") -> list[list[str]]:
+    lines = [line for block in blocks("console", document) for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith(beginning)]
+
+
 def test_the_workload_of_the_readme_is_found_and_verified(folder: Path) -> None:
-    [command] = [line for block in blocks("console") for line in block.splitlines() if line.startswith("swarm run ")]
-    result, verdict = run(*shlex.split(command)).splitlines()
+    [command] = commands("swarm run total")
+    result, verdict = run(*command).splitlines()
     assert result == "5050"
     assert verdict == "verified: 5050, by formula 5050"
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/twin.md"])
+def test_a_run_is_replayed_as_the_documents_say(folder: Path, document: str) -> None:
+    [record], [replay] = commands("swarm run options", document), commands("swarm replay", document)
+    run(*record)
+    table = run(*replay)
+    workers = [line.split()[0] for line in table.splitlines() if line.strip()[:1].isdigit()]
+    assert workers[1:] == [count for count in ("4", "16", "64") for _ in range(replay.count("--policy") or 1)]
