@@ -36,10 +36,11 @@ format: $(STAMP) ## Put the code into shape
 bench: $(STAMP) ## Run the benchmarks
 	$(BIN)/python -m pytest tests/benchmarks/ --benchmark-only
 
-bench-twin: $(STAMP) ## Policies side by side in the twin, and how fast the twin is: SEEDS=5 LIMIT=300 OUT=build/twin
+bench-twin: $(STAMP) ## Policies side by side in the twin, how fast it is, how faithful: SEEDS=5 LIMIT=300 OUT=build/twin
 	@mkdir -p $(or $(OUT),build/twin)
 	$(BIN)/python -m swarm.twin.bench --seeds $(or $(SEEDS),5) --json $(or $(OUT),build/twin)/policies.json --picture $(or $(OUT),build/twin)/policies.html
 	$(BIN)/python -m swarm.twin.bench scale --limit $(or $(LIMIT),300) --json $(or $(OUT),build/twin)/scale.json --picture $(or $(OUT),build/twin)/scale.html
+	$(BIN)/python -m pytest tests/benchmarks/twin --benchmark-only
 
 load: $(STAMP) ## Load test: AGENTS=32 DURATION=300
 	$(BIN)/python tests/load_test.py --agents $(or $(AGENTS),32) --duration $(or $(DURATION),300)

@@ -33,7 +33,12 @@ class Refusal(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"swarm: error: {self.message}", file=file or sys.stderr)
+        click.echo(f"swarm: error: {printable(self.message)}", file=file or sys.stderr)
+
+
+def printable(text: str) -> str:
+    """On one line, with control characters escaped: names come from files, and may hold commands for a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.splitlines()))
 
 
 class OneLine(click.Command):
@@ -346,21 +351,26 @@ def replay(
     from scheduler_plugins.io.journal import FILE
     from swarm import config_sources
     from swarm.deploy import state
+    from swarm.deploy.signals import stopping_on_signals
     from swarm.twin import replay as twin
 
     out, err = _consoles()
+    if json_file is not None and not json_file.parent.is_dir():
+        raise SwarmError(f"{json_file} can't be written (there is no folder {json_file.parent})")
     if journal is None:
         folder = state.journal_directory(config_sources.load())
         journal = folder / FILE if folder else None
-    recording = twin.find(run, journal)
-    with err.status("simulating …"):
-        rows = list(twin.replay(recording, workers=workers, threads=threads, policies=policies, seed=seed))
-    twin.render(recording, rows, out, err)
-    if json_file is not None:
-        try:
-            json_file.write_text(json.dumps(twin.as_json(recording, rows), indent=1))
-        except OSError as error:
-            raise SwarmError(f"{json_file} can't be written ({error.strerror})") from None
+    with stopping_on_signals() as stop:
+        recording = twin.find(run, journal)
+        with err.status("simulating …"):
+            rows = list(twin.replay(recording, workers=workers, threads=threads, policies=policies, seed=seed))
+        twin.render(recording, rows, out, err)
+        if json_file is not None:
+            try:
+                json_file.write_text(json.dumps(twin.as_json(recording, rows), indent=1))
+            except OSError as error:
+                raise SwarmError(f"{json_file} can't be written ({error.strerror})") from None
+    _leave(stop, 0)
 
 
 @cli.command()

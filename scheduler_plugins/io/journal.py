@@ -185,6 +185,8 @@ class Journal:
         """All that waits, in one transaction."""
         entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
         ended = False
+        if not self.path.exists():  # SQLite goes on with a file that has no name any more
+            raise JournalError(f"{self.path} was removed while it was written; restart the scheduler to begin another")
         with database:
             for kind, group in itertools.groupby(entries, key=lambda entry: entry[0]):
                 rows = [entry for _, entry in group]
@@ -256,7 +258,8 @@ def text(key: Any) -> str:
 
 
 def _sum_s(spans: Iterable[Mapping[str, Any]]) -> float:
-    return float(sum(span["stop"] - span["start"] for span in spans))
+    """Of wall-clock times; where the clock was set back, a span counts nothing."""
+    return float(sum(max(0.0, span["stop"] - span["start"]) for span in spans))
 
 
 def _used_bytes(database: sqlite3.Connection) -> int:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scheduler_plugins.io.journal import BUSY_S, check_schema
 from swarm.errors import JournalError, nearest
 
 LATEST = "latest"
+MOST_THREADS = 1 << 16
+"""Of a worker, beyond which a journal is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +85,60 @@ def read(path: Path, what: str) -> RecordedRun:
     with closing(_open(path)) as database, _telling(path):
         if check_schema(database, path) == 0:
             raise JournalError(f"{path} is empty; submit a run first")
-        run, name, submitted_at_s, ended_at_s = _find(database, path, what)
+        run, name, *times_s = _find(database, path, what)
+        submitted_at_s, ended_at_s = (_number(value, "time of the run") for value in times_s)
         workers = [
-            RecordedWorker(*row)
+            _worker(*row)
             for row in database.execute(
                 "SELECT address, name, host, threads, memory_limit_bytes FROM workers WHERE run = ? ORDER BY name",
                 (run,),
             )
         ]
         tasks = [
-            RecordedTask(key, function, tuple(json.loads(dependencies)), bool(is_wanted), *rest)
-            for key, function, dependencies, is_wanted, *rest in database.execute(
+            _task(*row)
+            for row in database.execute(
                 "SELECT key, function, dependencies, is_wanted, worker, start_s, compute_s, transfer_s, transfers,"
                 " output_bytes FROM tasks WHERE run = ? ORDER BY rowid",
                 (run,),
             )
         ]
-    return RecordedRun(run, name, submitted_at_s, ended_at_s - submitted_at_s, workers, tasks)
+    return RecordedRun(run, name, submitted_at_s, max(0.0, ended_at_s - submitted_at_s), workers, tasks)
+
+
+def _worker(address: str, name: str, host: Any, threads: Any, limit_bytes: Any) -> RecordedWorker:
+    where = f"of worker {name!r}"
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        raise ValueError(f"threads {where}: {threads!r}, must be 1 to {MOST_THREADS}")
+    if not isinstance(host, str) or not host:
+        raise ValueError(f"host {where}: {host!r}, must be a name")
+    return RecordedWorker(address, name, host, threads, int(_number(limit_bytes, f"memory_limit_bytes {where}")))
+
+
+def _task(key: str, function: str, dependencies: str, is_wanted: Any, worker: str, *rest: Any) -> RecordedTask:
+    start_s, compute_s, transfer_s, transfers, output_bytes = rest
+    where = f"of task {key!r}"
+    needs = json.loads(dependencies)
+    if not isinstance(needs, list) or not all(isinstance(need, str) for need in needs):
+        raise ValueError(f"dependencies {where}: must be a list of keys")
+    return RecordedTask(
+        key,
+        function,
+        tuple(needs),
+        bool(is_wanted),
+        worker,
+        None if start_s is None else _number(start_s, f"start_s {where}"),
+        _number(compute_s, f"compute_s {where}"),
+        _number(transfer_s, f"transfer_s {where}"),
+        int(_number(transfers, f"transfers {where}")),
+        int(_number(output_bytes, f"output_bytes {where}")),
+    )
+
+
+def _number(value: Any, what: str) -> float:
+    """SQLite keeps what it is given, whatever the type of the column."""
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"{what}: {value!r}, must be a number, 0 or more")
+    return value
 
 
 @contextmanager
@@ -105,17 +147,24 @@ def _telling(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise JournalError(f"{path} can't be read ({error})") from None
+    except (ValueError, TypeError, RecursionError) as error:  # swarm wrote none of that
+        raise JournalError(f"{path} is damaged ({error}); move it away and submit the run again") from None
 
 
 def _open(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         how = "`swarm run` and swarm.connect() without an address keep one, other schedulers with a state_directory"
         raise JournalError(f"there is no journal at {path}: {how}; or name one with --journal")
-    with _telling(path):  # read-only, yet able to follow a writer's WAL
-        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", timeout=BUSY_S, uri=True)
+    # A reader that may not write would leave the files of the WAL behind, and fails where it can't make them.
+    alone = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+    with _telling(path):
+        uri = f"{path.resolve().as_uri()}?{'immutable=1' if alone else 'mode=rw'}"
+        database = sqlite3.connect(uri, timeout=BUSY_S, uri=True)
+    database.execute("PRAGMA query_only = ON")
+    return database
 
 
-def _find(database: sqlite3.Connection, path: Path, what: str) -> tuple[str, str, float, float]:
+def _find(database: sqlite3.Connection, path: Path, what: str) -> tuple[str, str, Any, Any]:
     rows = database.execute(
         "SELECT run, name, submitted_at_s, ended_at_s, status, reason FROM runs"
         " ORDER BY submitted_at_s DESC, rowid DESC"

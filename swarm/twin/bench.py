@@ -99,8 +99,15 @@ def _refusal(error: SwarmError) -> Refusal:
     return Refusal(str(error), error.exit_code)
 
 
-def _picture_path(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
+def _new_file(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
     """Refuse before minutes of work, not after them."""
+    if path is not None and not path.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {path.parent}")
+    return path
+
+
+def _picture_path(context: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
+    path = _new_file(context, parameter, path)
     if path is not None and path.suffix not in (".html", ".png"):
         raise click.BadParameter(f"{path} must end in .html or .png")
     if path is not None and path.suffix == ".png":
@@ -112,7 +119,7 @@ def _picture_path(_context: click.Context, _parameter: click.Parameter, path: Pa
 
 
 FILE = click.Path(path_type=Path, dir_okay=False, writable=True)
-json_option = click.option("--json", "json_path", type=FILE, help="Write the figures there.")
+json_option = click.option("--json", "json_path", type=FILE, callback=_new_file, help="Write the figures there.")
 picture_option = click.option(
     "--picture", type=FILE, callback=_picture_path, help="Write the picture there: .html or .png."
 )
@@ -192,12 +199,15 @@ def _run_with_bar(
 
 
 def _write(told: dict[str, Any], json_path: Path | None, picture: Path | None, console: Console) -> None:
-    if json_path is not None:
-        json_path.write_text(json.dumps(told, allow_nan=False), encoding="utf-8")
-        console.print(f"figures: {json_path}", highlight=False)
-    if picture is not None:
-        draw(told, picture)
-        console.print(f"picture: {picture}", highlight=False)
+    try:
+        if json_path is not None:
+            json_path.write_text(json.dumps(told, allow_nan=False), encoding="utf-8")
+            console.print(f"figures: {json_path}", highlight=False)
+        if picture is not None:
+            draw(told, picture)
+            console.print(f"picture: {picture}", highlight=False)
+    except OSError as error:
+        raise TwinError(f"{error.filename or json_path or picture} can't be written ({error.strerror})") from None
 
 
 @bench.command("draw")
@@ -209,9 +219,15 @@ def redraw(figures: Path, picture: Path) -> None:
         told = json.loads(figures.read_text(encoding="utf-8"))
         if not isinstance(told, dict) or told.get("format") != FORMAT:
             raise TwinError(f"{figures} is not what --json of this version writes (format {FORMAT})")
-        draw(told, picture)
-    except (ValueError, UnicodeDecodeError) as error:
+        try:
+            _write(told, None, picture, Console(quiet=True))
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise TwinError(f"{figures} is damaged ({what}); write it again with --json") from None
+    except (ValueError, RecursionError) as error:
         raise _refusal(TwinError(f"{figures} is no JSON: {error}")) from None
+    except OSError as error:
+        raise _refusal(TwinError(f"{figures} can't be read ({error.strerror})")) from None
     except SwarmError as error:
         raise _refusal(error) from None
 

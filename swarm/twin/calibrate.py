@@ -19,6 +19,7 @@ import psutil
 from distributed import Client, get_task_stream, wait
 from rich.console import Console
 
+from swarm.cli import OneLine, Refusal
 from swarm.deploy.local import LocalProcesses
 from swarm.deploy.spec import ClusterSpec
 from swarm.errors import SwarmError
@@ -90,14 +91,17 @@ def _gap_s(client: Client, tasks: int) -> float:
     return float(statistics.median(after[0] - before[1] for before, after in itertools.pairwise(spans)))
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--tasks", default=2000, show_default=True, type=click.IntRange(100), help="Tasks of each submission.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1), help="Submissions of each kind.")
 def main(tasks: int, rounds: int) -> None:
     """Measure what Dask's scheduler spends on this machine."""
     console = Console()
     with console.status("a real cluster runs tasks that do nothing"):
-        found = measure(tasks, rounds)
+        try:
+            found = measure(tasks, rounds)
+        except SwarmError as error:
+            raise Refusal(str(error), error.exit_code) from None
     cpu, gap_s = found.scheduler, found.task_overhead_s
     lines = (
         f"SchedulerCpu(message_s={cpu.message_s:.2e}, graph_task_s={cpu.graph_task_s:.2e})",

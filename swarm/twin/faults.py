@@ -175,24 +175,34 @@ def from_json(values: Mapping[str, Any]) -> Fault:
 def at_random(
     kind: type[Fault],
     *,
-    workers: Sequence[str],
     mean_between_s: float,
     until_s: float,
     rng: Random,
+    workers: Sequence[str] = (),
     **details: Any,
 ) -> list[Fault]:
-    """A Poisson process of faults, each on a worker drawn at random: `at_random(Crash, workers=names, …)`."""
+    """A Poisson process: `at_random(Crash, workers=names, …)`, `at_random(Join, model=WorkerModel("spot"), …)`.
+
+    A fault that happens to one worker, or to several, happens to one of `workers`, drawn at random. Workers that join
+    are named after the model and numbered: `spot-1`, `spot-2`.
+    """
     if not mean_between_s > 0:
         raise TwinError(f"mean_between_s is {mean_between_s!r}, must be above 0")
-    if not workers:
+    fields = {field.name for field in dataclasses.fields(kind)}
+    if not workers and fields & {"worker", "workers"}:
         raise TwinError(f"there are no workers for {kind.__name__} to happen to")
     make: Any = kind
-    if "worker" not in {field.name for field in dataclasses.fields(kind)}:
-        raise TwinError(f"{kind.__name__} does not happen to one worker, so that it can't be drawn at random")
     drawn: list[Fault] = []
     at_s = rng.expovariate(1.0 / mean_between_s)
     while at_s < until_s:
-        drawn.append(make(at_s=at_s, worker=rng.choice(list(workers)), **details))
+        own: dict[str, Any] = {"at_s": at_s}
+        if "worker" in fields:
+            own["worker"] = rng.choice(list(workers))
+        elif "workers" in fields:
+            own["workers"] = (rng.choice(list(workers)),)
+        elif "model" in details:
+            own["model"] = dataclasses.replace(details["model"], name=f"{details['model'].name}-{len(drawn) + 1}")
+        drawn.append(make(**{**details, **own}))
         at_s += rng.expovariate(1.0 / mean_between_s)
     return drawn
 

@@ -8,6 +8,8 @@ import struct
 import subprocess
 import sys
 import threading
+import time
+import warnings
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
@@ -19,6 +21,8 @@ from swarm.errors import TwinError
 from swarm.twin.outcome import Outcome
 
 LENGTH = struct.Struct(">Q")
+WATCH_S = 0.5
+"""So often a child looks whether its parent is there."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ def _work_off(
 
 
 def _start(hash_seed: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "swarm.twin.isolated"],
+    return subprocess.Popen(  # noqa: S603 — ourselves
+        [sys.executable, "-m", "swarm.twin.isolated", str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -151,8 +155,20 @@ def _read(stream: IO[bytes]) -> bytes:
     return data
 
 
+def end_with(parent: int) -> None:
+    """End this process when the one that started it is gone, however that ended, also amid a simulation."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
+
+
 def _serve() -> None:
     """What the child process does: a simulation per request, until its input ends."""
+    warnings.filterwarnings("ignore", "Sending large graph")  # Dask's advice to who wrote it; here nothing is sent
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what anybody prints must not get into the answers
     from swarm.twin.simulation import simulate
@@ -169,8 +185,12 @@ def _serve() -> None:
             answer = error
         except Exception as error:  # noqa: BLE001 — a defect of the twin or of a policy, told by name
             answer = TwinError(f"{type(error).__name__}: {error}")
-        _write(answers, dask_pickle.dumps(answer))
+        try:
+            _write(answers, dask_pickle.dumps(answer))
+        except BrokenPipeError:  # the parent ended while we worked
+            os._exit(1)
 
 
 if __name__ == "__main__":
+    end_with(int(sys.argv[1]))
     _serve()

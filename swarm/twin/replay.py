@@ -216,10 +216,12 @@ def render(recording: Recording, rows: Sequence[Row], out: Console, err: Console
     from rich.table import Table
     from rich.text import Text
 
+    from swarm.cli import printable
+
     work = recording.work
     sizes = f"{len(work)} tasks, {work.total_s:.4g} s of work, longest chain {work.critical_path_s:.4g} s"
     title = f"{recording.name}: {sizes}"
-    out.print(Text(title), soft_wrap=True)
+    out.print(Text(printable(title)), soft_wrap=True)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("workers", "threads", "policy", "makespan", "over bound", "busy", "steals", "transfers"):
         table.add_column(name, justify="left" if name == "policy" else "right", overflow="fold")
@@ -236,7 +238,7 @@ def render(recording: Recording, rows: Sequence[Row], out: Console, err: Console
         )
     out.print(table)
     for remark in recording.remarks:
-        err.print(Text(remark), style="dim", soft_wrap=True)
+        err.print(Text(printable(remark)), style="dim", soft_wrap=True)
 
 
 def _or_dash(value: float | None, form: str) -> str:

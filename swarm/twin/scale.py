@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+from swarm.twin.isolated import end_with
+
 WORKERS = (10, 100, 1_000, 5_000)
 TASKS = (1_000, 10_000, 50_000, 200_000)
 SHAPES = ("independent", "layered")
@@ -76,7 +78,7 @@ def curve(
 
 
 def _in_a_fresh_process(shape: str, workers: int, tasks: int, policy: str, limit_s: float) -> Point:
-    command = [sys.executable, "-m", "swarm.twin.scale", shape, str(workers), str(tasks), policy]
+    command = [sys.executable, "-m", "swarm.twin.scale", shape, str(workers), str(tasks), policy, str(os.getpid())]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         done = subprocess.run(  # noqa: S603
@@ -104,5 +106,6 @@ def memory_per(points: Iterable[Point]) -> tuple[float, float] | None:
 
 
 if __name__ == "__main__":
-    _, the_shape, the_workers, the_tasks, the_policy = sys.argv
+    _, the_shape, the_workers, the_tasks, the_policy, the_parent = sys.argv
+    end_with(int(the_parent))
     sys.stdout.write(json.dumps(measure(the_shape, int(the_workers), int(the_tasks), the_policy)) + "\n")

@@ -24,6 +24,9 @@ SCHEMAS = ("1.4", "1.5", "1.6")
 MOST = 10**18
 """Of seconds or bytes: thirty thousand million years, or an exabyte."""
 
+MOST_CORES = 1 << 16
+"""Of a machine; the largest that run Linux have some thousands."""
+
 _NUMBER_AT_THE_END = re.compile(r"[-_.]*(?:ID)?\d+$")
 """What makes the name of a task out of the name of what it does: `mProject_ID0000001`, `cpuhog_00000001`."""
 
@@ -94,7 +97,7 @@ class _Reader:
         schema = str(document.get("schemaVersion"))
         if schema not in SCHEMAS:
             hint = "" if "schemaVersion" not in document else "; wfcommons-migrate-instance.py of WfFormat converts"
-            raise self.wrong(f"schemaVersion is {_shown(document.get('schemaVersion'))}, must be 1.4 or 1.5{hint}")
+            raise self.wrong(f"schemaVersion is {_shown(document.get('schemaVersion'))}, must be 1.4, 1.5 or 1.6{hint}")
         workflow = self._mapping(document, "workflow")
         tasks = self._tasks_of_14(workflow) if schema == "1.4" else self._tasks_of_15(workflow)
         ran = workflow if schema == "1.4" else self._mapping(workflow, "execution", "workflow.")
@@ -109,6 +112,8 @@ class _Reader:
     def _document(self) -> Mapping[str, Any]:
         try:
             document = json.loads(self.path.read_text("utf-8-sig"))
+            # Half of a surrogate pair may stand in JSON, and no message and no hash can hold it.
+            json.dumps(document, ensure_ascii=False).encode()
         except OSError as error:
             raise self.wrong(f"can't be read ({error.strerror})") from None
         except json.JSONDecodeError as error:
@@ -190,7 +195,9 @@ class _Reader:
             cpu = entry.get("cpu")
             cores = cpu.get("coreCount", cpu.get("count")) if isinstance(cpu, Mapping) else None
             is_count = isinstance(cores, int) and not isinstance(cores, bool) and cores > 0
-            machines.append(Machine(str(entry.get("nodeName")), cores if is_count else None))
+            if is_count and cores and cores > MOST_CORES:
+                raise self.wrong(f"a machine has coreCount {_shown(cores)}, must be {MOST_CORES} or less")
+            machines.append(Machine(str(entry.get("nodeName") or "machine"), cores if is_count else None))
         return machines
 
     # -- the graph -------------------------------------------------------------------------------------------------

@@ -116,6 +116,7 @@ def test_the_oracle_says_when_it_is_left_out(monkeypatch: pytest.MonkeyPatch) ->
         (("--picture", "x.gif"), "must end in .html or .png"),
         (("--seeds", "0"), "--seeds"),
         (("scal",), "scale"),
+        (("--json", "/nowhere/out.json"), "there is no folder /nowhere"),
     ],
 )
 def test_refusals_take_one_line(arguments: tuple[str, ...], words: str) -> None:
@@ -124,6 +125,15 @@ def test_refusals_take_one_line(arguments: tuple[str, ...], words: str) -> None:
     (line,) = result.output.splitlines()
     assert line.startswith("swarm: error: ")
     assert words in line
+
+
+@pytest.mark.parametrize("text", ['{"format": 1}', '{"format": 1, "kind": "policies", "runs": [{}], "gantt": []}', "["])
+def test_figures_that_nobody_can_draw(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "figures.json"
+    file.write_text(text)
+    result = call("draw", str(file), str(tmp_path / "picture.html"))
+    (line,) = result.output.splitlines()
+    assert (result.exit_code, line.startswith(f"swarm: error: {file} is ")) == (2, True), line
 
 
 def test_scale_tells_speed_and_memory(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import stat
 from pathlib import Path
 
 import pytest
 
 from tests.support.command_line import Place
+from tests.support.processes import descendants, wait_gone, wait_until
 
 TRACE = {
     "name": "pair",
@@ -128,3 +130,38 @@ def test_nobody_has_to_keep_a_journal(place: Place) -> None:
     assert said.complaint == (
         "swarm: error: the setting state_directory is null, so there is no journal; name one with --journal"
     )
+
+
+def endless(place: Place) -> str:
+    """A trace whose simulation does not end while somebody looks."""
+    task = {"name": "long", "runtimeInSeconds": 1e15}
+    place.write("endless.json", json.dumps({"schemaVersion": "1.4", "workflow": {"tasks": [task]}}))
+    return "endless.json"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_simulation_ends_with_the_command(place: Place, number: signal.Signals) -> None:
+    with place.start("swarm", "replay", endless(place), "--policy", "stock") as running:
+        children = wait_until(lambda: descendants(running.process.pid), "a simulation runs")
+        wait_until(lambda: all(child.cpu_times().user > 1 for child in children), "it is under way")
+        running.send(number)
+        said = running.ends()
+        wait_gone(children, 5)
+    if number == signal.SIGKILL:
+        assert said.code == -number
+    else:
+        assert (said.code, said.out) == (128 + number, "")
+        assert said.err.splitlines()[-1] == f"swarm: stopped by {number.name}"
+
+
+def test_names_can_not_command_the_terminal(place: Place) -> None:
+    place.write("evil.json", json.dumps({**TRACE, "name": "\x1b[2J\x9b2J\u202e\nx"}))
+    said = place.run("swarm", "replay", "evil.json", "--policy", "stock")
+    assert said.code == 0, said.err
+    assert said.out.startswith(r"\x1b[2J\x9b2J\u202e x: 2 tasks")
+
+
+def test_a_table_that_has_no_place_is_refused_at_once(place: Place) -> None:
+    said = place.run("swarm", "replay", "latest", "--json", "nowhere/out.json")
+    assert (said.code, said.out) == (1, "")
+    assert said.complaint == "swarm: error: nowhere/out.json can't be written (there is no folder nowhere)"

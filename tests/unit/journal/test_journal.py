@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from scheduler_plugins.io import journal as journal_module
 from scheduler_plugins.io.journal import FILE, Journal
 from scheduler_plugins.io.recorded import LATEST, RecordedTask, RecordedWorker, read
 from swarm.errors import JournalError
+from tests.support.processes import wait_until
 
 Open = Callable[..., Journal]
 
@@ -342,3 +345,79 @@ def test_a_disk_that_hangs_does_not_fill_the_memory(journal: Open, monkeypatch: 
         hanging.set()
     written.close()
     assert "too slow" in str(written.error), "the first reason stays"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE tasks SET dependencies = '[1'", "Expecting"),
+        ("UPDATE tasks SET dependencies = '[[1]]'", "dependencies of task .*: must be a list of keys"),
+        ("UPDATE tasks SET dependencies = replace(hex(zeroblob(50000)), '0', '[')", "recursion"),
+        ("UPDATE tasks SET compute_s = 'nan'", "compute_s of task .*: 'nan', must be a number, 0 or more"),
+        ("UPDATE tasks SET output_bytes = -1", "output_bytes of task .*: -1, must"),
+        ("UPDATE tasks SET start_s = 9e999", "start_s of task .*: inf, must"),
+        ("UPDATE runs SET ended_at_s = NULL", "time of the run: None, must"),
+        ("UPDATE workers SET threads = 1000000000", "threads of worker 'w0': 1000000000, must be 1 to 65536"),
+        ("UPDATE workers SET host = ''", "host of worker 'w0': '', must be a name"),
+    ],
+)
+def test_values_that_swarm_never_wrote_are_refused(journal: Open, folder: Path, change: str, said: str) -> None:
+    opened = journal()
+    whole(opened, "a-1")
+    opened.close()
+    with closing(sqlite3.connect(folder / FILE)) as database, database:
+        database.execute(change)
+    with pytest.raises(JournalError, match=rf"journal\.sqlite is damaged \(.*{said}.*\); move it away"):
+        read(folder / FILE, LATEST)
+
+
+def test_a_clock_that_was_set_back_costs_nothing(journal: Open, folder: Path) -> None:
+    opened = journal()
+    began(opened, "a-1", 100.0)
+    spans = [{"action": "compute", "start": 100.0, "stop": 90.0}]
+    opened.task_finished("a-1", frozenset(), "x", "x", (), "tcp://10.0.0.1:1", spans, 1)
+    opened.run_ended("a-1", "finished", "", 95.0)
+    opened.close()
+    run = read(folder / FILE, LATEST)
+    assert (run.makespan_s, run.tasks[0].compute_s) == (0.0, 0.0)
+
+
+def test_reading_leaves_no_files_behind(journal: Open, folder: Path) -> None:
+    opened = journal()
+    whole(opened, "a-1")
+    opened.close()
+    read(folder / FILE, LATEST)
+    assert [file.name for file in folder.iterdir()] == [FILE]
+
+
+def test_a_journal_in_a_folder_that_can_not_be_written_to(
+    journal: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = journal()
+    whole(opened, "a-1")
+    opened.close()
+    folder.chmod(0o500)
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write everywhere
+    try:
+        assert read(folder / FILE, LATEST).run == "a-1"
+    finally:
+        folder.chmod(0o700)
+    assert [file.name for file in folder.iterdir()] == [FILE]
+
+
+def is_written(path: Path) -> bool:
+    try:
+        return bool(read(path, LATEST))
+    except JournalError:
+        return False
+
+
+def test_a_folder_that_vanishes_is_told(journal: Open, folder: Path) -> None:
+    opened = journal()
+    whole(opened, "a-1")
+    wait_until(lambda: is_written(folder / FILE), "the run is written")
+    shutil.rmtree(folder)
+    began(opened, "a-2")
+    opened.close()
+    assert opened.error is not None
+    assert "journal.sqlite was removed while it was written" in str(opened.error)

@@ -193,9 +193,23 @@ def test_a_process_needs_a_mean_above_0(mean_between_s: float) -> None:
         at_random(Crash, workers=["a"], mean_between_s=mean_between_s, until_s=1.0, rng=random.Random(0))
 
 
-def test_only_what_happens_to_one_worker_can_be_drawn() -> None:
-    with pytest.raises(TwinError, match="SchedulerLag does not happen to one worker"):
-        at_random(SchedulerLag, workers=["a"], mean_between_s=1.0, until_s=1.0, rng=random.Random(0), for_s=1.0)
+def test_what_happens_to_no_worker_can_be_drawn_too() -> None:
+    drawn = at_random(SchedulerLag, mean_between_s=1.0, until_s=9.0, rng=random.Random(0), for_s=0.5)
+    assert drawn
+    assert all(isinstance(fault, SchedulerLag) for fault in drawn)
+
+
+def test_workers_that_join_at_random_are_numbered() -> None:
+    model = WorkerModel("spot", threads=2)
+    drawn = at_random(Join, model=model, mean_between_s=1.0, until_s=9.0, rng=random.Random(0))
+    models = [fault.model for fault in drawn if isinstance(fault, Join)]
+    assert [each.name for each in models] == [f"spot-{i + 1}" for i in range(len(drawn))]
+    assert {each.threads for each in models} == {2}
+
+
+def test_a_partition_that_is_drawn_has_one_worker() -> None:
+    drawn = at_random(Partition, workers=["a", "b"], mean_between_s=1.0, until_s=20.0, rng=random.Random(0), for_s=1.0)
+    assert {fault.workers for fault in drawn if isinstance(fault, Partition)} == {("a",), ("b",)}
 
 
 def test_a_process_needs_workers() -> None:

@@ -243,10 +243,10 @@ WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
         lambda d: d.update(workflow=V14["workflow"]),
         "workflow.specification is missing, must be an object",
     ),
-    "no schema": (without("schemaVersion"), "schemaVersion is missing, must be 1.4 or 1.5"),
+    "no schema": (without("schemaVersion"), "schemaVersion is missing, must be 1.4, 1.5 or 1.6"),
     "an old schema": (
         lambda d: d.update(schemaVersion="1.3"),
-        'schemaVersion is "1.3", must be 1.4 or 1.5; wfcommons-migrate-instance.py of WfFormat converts',
+        'schemaVersion is "1.3", must be 1.4, 1.5 or 1.6; wfcommons-migrate-instance.py of WfFormat converts',
     ),
 }
 
@@ -302,3 +302,15 @@ def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TwinError, match="not valid JSON"):
         wfformat.load(tmp_path / "bytes.json")
+
+
+def test_half_a_surrogate_pair_is_refused(trace: Load) -> None:
+    with pytest.raises(TwinError, match=r"not valid JSON: .*surrogates not allowed"):
+        trace('{"name": "\\ud800"}')
+
+
+def test_a_machine_of_unbelievable_size_is_refused(trace: Load) -> None:
+    machine = {"nodeName": "m", "cpu": {"coreCount": 10**9}}
+    workflow = {"tasks": [{"name": "a", "runtimeInSeconds": 1}], "machines": [machine]}
+    with pytest.raises(TwinError, match=r"a machine has coreCount 1000000000, must be 65536 or less"):
+        trace({"schemaVersion": "1.4", "workflow": workflow})
