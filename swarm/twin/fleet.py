@@ -10,23 +10,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from distributed.comm.core import Comm, CommClosedError
-from distributed.worker_state_machine import UpdateDataEvent
+from distributed.worker_state_machine import FreeKeysEvent, UpdateDataEvent
 
 import swarm
+from swarm.errors import TwinError
 from swarm.protocol import Telemetry
 from swarm.twin import comm as comms
 from swarm.twin.models import Cost, Key, WorkerModel
-from swarm.twin.network import SCHEDULER, Fabric
+from swarm.twin.network import SCHEDULER, Fabric, Process
 from swarm.twin.record import Recorder
 from swarm.twin.scheduler import Registration, TwinScheduler
 from swarm.twin.worker import SimulatedWorker
 
 FIRST_PORT = 40_000
-IN_GOOD_ORDER = ("scheduler-", "retired", "lifetime")
-"""Reasons of an end after which a nanny does not start the worker again."""
 EXTENSION = "swarm"
+DASK_PLUGINS = {"shuffle"}
+"""Worker plugins of every Dask cluster. Peer-to-peer shuffles are not simulated."""
 KILL_AFTER_S = 4.0
-"""`Nanny.kill`: a process that does not hear that it shall stop is killed after 0.8 of 5 s."""
+"""`Nanny.kill`: a process that does not stop when it shall, or does not hear it, is killed after 0.8 of 5 s."""
 ANSWERED = object()
 """In place of an answer that has been sent already; None is the answer of some requests."""
 
@@ -91,17 +92,23 @@ class Fleet:
             on_end=self._ended,
         )
         self.by_name[model.name] = worker
+        if model.nanny:
+            self.fabric.process(worker.nanny_address)
         if self._zero_s is not None:
             worker.start_clock(self._zero_s)
         for number, names in self.cut.items():
             if model.name in names:
-                self.fabric.cut([worker.process], number)
+                self.fabric.cut(self.processes_of(worker), number)
         self._listen(address, worker)
         if model.nanny:
-            self.fabric.process(worker.nanny_address)
             self._listen(worker.nanny_address, worker)
         self.fabric.carry(address, SCHEDULER, 0, 1, self._register, worker)
         return worker
+
+    def processes_of(self, worker: SimulatedWorker) -> list[Process]:
+        """Its own, and that of its nanny."""
+        addresses = [worker.address, worker.nanny_address] if worker.model.nanny else [worker.address]
+        return [self.fabric.processes[address] for address in addresses]
 
     def start_clock(self) -> None:
         """Times of speed models count from now."""
@@ -117,6 +124,9 @@ class Fleet:
             await self._registered
 
     def _register(self, worker: SimulatedWorker) -> None:
+        nanny_plugins = self.scheduler.nanny_plugins if worker.model.nanny else {}
+        if plugins := sorted({*self.scheduler.worker_plugins, *nanny_plugins} - DASK_PLUGINS):
+            raise TwinError(f"{worker.name} can't have the plugin {plugins[0]}: a simulated worker runs no real code")
         self.fabric.loop.create_task(self._registration(worker))
 
     async def _registration(self, worker: SimulatedWorker) -> None:
@@ -147,9 +157,10 @@ class Fleet:
         for peer in worker.peers.waiting:
             self.fabric.carry(worker.address, peer.address, 0, 1, peer.peers.lost, worker.address)
         self.fabric.carry(worker.address, SCHEDULER, 0, 1, self.stream_lost, worker.address)
-        if worker.model.nanny and not reason.startswith(IN_GOOD_ORDER) and not self._stopping:
+        if worker.has_nanny and not self._stopping:
             self.to_come += 1
-            self.fabric.loop.schedule(self.fabric.loop.now_s + worker.model.restart_s, self._restart, worker.model)
+            again_s = self.fabric.loop.now_s + worker.lingers_s + worker.model.restart_s
+            self.fabric.loop.schedule(again_s, self._restart, worker.model)
 
     def _restart(self, model: WorkerModel) -> None:
         self.to_come -= 1
@@ -234,24 +245,51 @@ class Fleet:
     async def _answer(self, worker: SimulatedWorker, address: str, message: Mapping[str, Any], comm: Comm) -> Any:
         op = message["op"]
         if address == worker.nanny_address:
-            if op in ("kill", "restart", "terminate", "close_gracefully"):
-                if worker.process.frozen and worker.is_alive:
-                    await asyncio.sleep(KILL_AFTER_S)
-                worker.end("killed by its nanny" if op in ("kill", "restart") else "scheduler-close")
-                return None if op == "kill" else "OK"
-        elif op == "get_data":
+            return await self._answer_of_nanny(worker, op)
+        answer: Any = None
+        if op == "get_data":
             data = {key: worker.state.data[key] for key in message["keys"] if key in worker.state.data}
             await comm.write({"status": "OK", "data": data})
             await comm.read()
-            return ANSWERED
+            answer = ANSWERED
         elif op == "gather":
-            return self._gather_on(worker, message["who_has"])
+            answer = self._gather_on(worker, message["who_has"])
+        elif op == "free_keys":
+            worker.handle(FreeKeysEvent(keys=message["keys"], stimulus_id=message["stimulus_id"]))
         elif op == "terminate":
             worker.close(str(message.get("reason", "scheduler-terminate")))
-            return "OK"
-        elif op in ("keys", "ping"):
-            return list(worker.state.data) if op == "keys" else b"pong"
-        raise NotImplementedError(f"the twin's workers do not know the request {op!r} of Dask's scheduler")
+            answer = "OK"
+        elif op == "keys":
+            answer = list(worker.state.data)
+        elif op == "ping":
+            answer = b"pong"
+        else:
+            answer = self._unable(worker, "worker", op)
+        return answer
+
+    async def _answer_of_nanny(self, worker: SimulatedWorker, op: str) -> Any:
+        if op == "close_gracefully":  # whoever asks ends the worker itself
+            worker.has_nanny = False
+            return None
+        if op not in ("kill", "restart", "terminate"):
+            return self._unable(worker, "nanny", op)
+        if worker.process.frozen and worker.is_alive:
+            await asyncio.sleep(KILL_AFTER_S)
+        elif worker.is_alive:  # it says goodbye, then waits for its threads
+            worker.lingers_s = min(KILL_AFTER_S, worker.busy_for_s())
+        worker.has_nanny &= op != "terminate"
+        worker.end("killed by its nanny")
+        await asyncio.sleep(worker.lingers_s)
+        return None if op == "kill" else "OK"
+
+    def _unable(self, worker: SimulatedWorker, who: str, op: str) -> object:
+        """End the simulation: whoever asks would wait for ever, or go on as if nothing were missing."""
+
+        def fail() -> None:
+            raise TwinError(f"the simulated {who} {worker.name} can't answer {op!r}: it runs no real code")
+
+        self.fabric.loop.schedule(self.fabric.loop.now_s, fail)
+        return ANSWERED
 
     def _gather_on(self, worker: SimulatedWorker, who_has: Mapping[Key, Sequence[str]]) -> dict[str, Any]:
         """As `Worker.gather`, in no time: used by `Scheduler.replicate` and `rebalance` only."""

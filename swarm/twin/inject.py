@@ -101,7 +101,7 @@ class Injector:
 
     def _taken_away(self, worker: SimulatedWorker) -> None:
         self._fleet.to_come -= 1
-        worker.end("retired: preempted")
+        worker.close("retired: preempted")
 
     def _retire(self, worker: SimulatedWorker) -> None:
         loop = self._fabric.loop
@@ -114,7 +114,7 @@ class Injector:
     def _partition(self, number: int, names: tuple[str, ...]) -> Undo:
         self._fleet.cut[number] = names
         cut = [self._fleet.by_name[name] for name in names if name in self._fleet.by_name]
-        self._fabric.cut([worker.process for worker in cut], number)
+        self._fabric.cut([process for worker in cut for process in self._fleet.processes_of(worker)], number)
         self._fleet.to_come += 1
         breaks_s = self._fabric.loop.now_s + self._fabric.model.break_after_s
         self._fabric.loop.schedule(breaks_s, self._give_up, number, cut)
@@ -131,11 +131,12 @@ class Injector:
         if number not in self._fleet.cut:
             return
         for worker in cut:
-            self._fabric.drop_held(worker.process)  # with the news of its end, if it has ended meanwhile
+            for process in self._fleet.processes_of(worker):
+                self._fabric.give_up(process)  # with the news of its end, if it has ended meanwhile
             self._fleet.stream_lost(worker.address)
             for peer in self._fleet.by_address.values():
                 if peer.process.cut_off != worker.process.cut_off:
                     peer.peers.lost(worker.address)
                     worker.peers.lost(peer.address)
-            worker.end("worker-handle-scheduler-connection-broken")
-            self._fabric.drop_held(worker.process)
+            worker.close("worker-handle-scheduler-connection-broken")
+            self._fabric.give_up(worker.process)

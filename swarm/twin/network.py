@@ -212,10 +212,14 @@ class Fabric:
         for source, to, size, messages, deliver, arguments in held:
             self.carry(source, to, size, messages, deliver, *arguments)
 
-    def drop_held(self, process: Process) -> None:
-        """Connections to a process that is cut off are given up, and what was under way with them."""
-        mine = {process.address}
+    def give_up(self, process: Process) -> None:
+        """Both ends close the connections of a process that is cut off; what was under way with them is lost."""
+        comms_of = self._connections.pop(process.address, [])
+        mine = {process.address} | {end._local for comm in comms_of for end in (comm, comm.other)} - {SCHEDULER}
         self._held = [entry for entry in self._held if entry[0] not in mine and entry[1] not in mine]
+        for comm in comms_of:
+            comm.reset()
+            comm.other.reset()
 
     @property
     def held(self) -> int:

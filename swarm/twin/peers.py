@@ -115,7 +115,6 @@ class Peers:
                 stimulus_id=f"gather-dep-success-{self._loop.now_s}",
             )
         )
-        self._worker.check_memory()
 
     def _failed(self, transfer: Transfer) -> None:
         """The peer is gone, or does not answer."""
@@ -161,9 +160,9 @@ class Peers:
     def serve(self, transfer: Transfer) -> None:
         """A peer asks for results."""
         worker, asker = self._worker, transfer.asker
-        limit = 1 if worker.status is Status.paused else self._limit
-        if asker.process.host == worker.process.host:
-            limit *= 2
+        limit = self._limit * 2 if asker.process.host == worker.process.host else self._limit
+        if worker.status is Status.paused:
+            limit = 1
         if self.outgoing >= limit:
             self._fabric.carry(worker.address, asker.address, 0, 1, asker.peers._busy, transfer)
             return

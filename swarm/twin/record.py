@@ -13,8 +13,9 @@ from swarm.twin.models import Key
 
 if TYPE_CHECKING:
     from swarm.twin.clock import VirtualLoop
+    from swarm.twin.computing import Execution
     from swarm.twin.work import Work
-    from swarm.twin.worker import Execution, SimulatedWorker
+    from swarm.twin.worker import SimulatedWorker
 
 Outcome = Literal["running", "done", "unwanted", "lost", "erred"]
 """done: the worker kept the result; unwanted: the task had been cancelled meanwhile; lost: the process ended."""

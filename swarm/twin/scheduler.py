@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.http.routing import RoutingApplication
 
 from swarm.twin.comm import SimulatedComm
 from swarm.twin.network import SCHEDULER, Fabric
@@ -27,7 +28,8 @@ class TwinScheduler(Scheduler):
     """The real scheduler. Overrides what touches the world, and nothing that decides."""
 
     def start_http_server(self, *args: Any, **kwargs: Any) -> None:
-        """A simulation has no pages."""
+        """A simulation has no pages; what adds some finds Dask's application, which nothing serves."""
+        self.http_application = RoutingApplication()
 
     async def handle_worker(self, comm: Any, worker: str) -> None:
         """Put a simulated stream in the place of `BatchedSend`; what waits in that one goes first."""

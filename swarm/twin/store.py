@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from swarm.twin.worker import SimulatedWorker
 
 CHECK_S = 0.1
-"""`distributed.worker.memory.monitor-interval`: how soon a paused worker looks again."""
+"""`distributed.worker.memory.monitor-interval`."""
 
 
 class Result:
@@ -45,8 +46,12 @@ class Store(dict[Key, Any]):
         super().__init__()
         self._worker = worker
         self._model = worker.model.memory
-        self._oldest: OrderedDict[Key, None] = OrderedDict()
+        self._in_memory: OrderedDict[Key, None] = OrderedDict()
+        """What is not spilled; first what was not used for longest."""
         self._spilled: dict[Key, int] = {}
+        self._began_s = worker.loop.now_s
+        self._is_watched = False
+        """Whether a look of the monitors is planned."""
         self.spilled_bytes = 0
         self.running_bytes = 0
         """What running tasks need beside their inputs and outputs."""
@@ -54,7 +59,7 @@ class Store(dict[Key, Any]):
 
     def __setitem__(self, key: Key, value: Any) -> None:
         super().__setitem__(key, value)
-        self._oldest[key] = None
+        self._in_memory[key] = None
 
     def __delitem__(self, key: Key) -> None:
         super().__delitem__(key)
@@ -65,54 +70,87 @@ class Store(dict[Key, Any]):
         return super().pop(key, *default)
 
     def _gone(self, key: Key) -> None:
-        self._oldest.pop(key, None)
+        self._in_memory.pop(key, None)
         self.spilled_bytes -= self._spilled.pop(key, 0)
 
     @property
     def used_bytes(self) -> int:
         """Of the process."""
-        managed_bytes = self._worker.state.nbytes - self.spilled_bytes
-        return self._model.baseline_bytes + managed_bytes + self.running_bytes
+        return self._model.baseline_bytes + self._in_memory_bytes + self.running_bytes
+
+    @property
+    def _in_memory_bytes(self) -> int:
+        return self._worker.state.nbytes - self.spilled_bytes
 
     def check(self) -> None:
-        """Spill, pause, resume or die."""
+        """Something came or went: do what Dask and the kernel do at once, and plan what its monitors do later."""
         model, worker = self._model, self._worker
-        limit = model.limit_bytes
-        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
-        # A nanny kills at the threshold; without one the kernel does at the limit.
-        if self.used_bytes > (model.terminate * limit if worker.model.nanny else limit):
+        used_bytes = self.used_bytes
+        self.peak_bytes = max(self.peak_bytes, used_bytes)
+        if used_bytes > model.limit_bytes:
             worker.end("memory")
             return
-        managed_bytes = worker.state.nbytes - self.spilled_bytes
-        if self.used_bytes > model.spill * limit or managed_bytes > model.target * limit:
-            self._spill(model.target * limit)
-        if self.used_bytes > model.pause * limit:
+        target_bytes = model.target * model.limit_bytes
+        if self._in_memory_bytes > target_bytes:
+            self._spill(self._in_memory_bytes - target_bytes)
+        if not self._is_watched and self._is_something_due():
+            self._is_watched = True
+            worker.loop.schedule(self._next_look_s(), self._look)
+
+    def _next_look_s(self) -> float:
+        """The monitors look at fixed intervals from the start on; only looks that find something are made here."""
+        looks = math.floor((self._worker.loop.now_s - self._began_s) / CHECK_S + 1e-3)
+        return self._began_s + (looks + 1) * CHECK_S
+
+    def _is_something_due(self) -> bool:
+        model, status, ratio = self._model, self._worker.status, self.used_bytes / self._model.limit_bytes
+        return (
+            (ratio > model.pause if status is Status.running else status is Status.paused and ratio <= model.pause)
+            or (ratio > model.spill and bool(self._in_memory))
+            or (ratio > model.terminate and self._worker.model.nanny)
+        )
+
+    def _look(self) -> None:
+        """As `NannyMemoryManager.memory_monitor`, and as that of `WorkerMemoryManager` unless the worker is frozen."""
+        self._is_watched = False
+        model, worker = self._model, self._worker
+        if not worker.is_alive:
+            return
+        if worker.model.nanny and self.used_bytes > model.terminate * model.limit_bytes:
+            worker.end("memory")
+        elif worker.process.frozen:
+            self._is_watched = True
+            worker.process.backlog.append((self._look, ()))
+        else:
+            worker.local(self._monitor)
+
+    def _monitor(self) -> None:
+        """Pause or resume, and spill."""
+        model, worker, used_bytes = self._model, self._worker, self.used_bytes
+        if used_bytes > model.pause * model.limit_bytes:
             if worker.status is Status.running:
                 worker.set_status(Status.paused, f"worker-memory-pause-{worker.loop.now_s}")
-                worker.loop.schedule(worker.loop.now_s + CHECK_S, self._look_again)
         elif worker.status is Status.paused:
             worker.set_status(Status.running, f"worker-memory-resume-{worker.loop.now_s}")
+        if used_bytes > model.spill * model.limit_bytes:
+            self._spill(used_bytes - model.target * model.limit_bytes)
+        self.check()
 
-    def _look_again(self) -> None:
-        worker = self._worker
-        if worker.is_alive and worker.status is Status.paused:
-            if not worker.process.frozen:
-                self.check()
-            if worker.is_alive and worker.status is Status.paused:  # type: ignore[redundant-expr]
-                worker.loop.schedule(worker.loop.now_s + CHECK_S, self._look_again)
-
-    def _spill(self, down_to_bytes: float) -> None:
-        """Write the oldest results to disk until the process is small enough."""
-        for key in self._oldest:
-            if self.used_bytes <= down_to_bytes:
-                return
-            if key not in self._spilled:
-                size = getattr(self[key], "nbytes", 0)
-                self._spilled[key] = size
-                self.spilled_bytes += size
+    def _spill(self, size_bytes: float) -> None:
+        """Write the results that were not used for longest to disk."""
+        while size_bytes > 0 and self._in_memory:
+            key, _ = self._in_memory.popitem(last=False)
+            self._spilled[key] = size = self._worker.state.tasks[key].get_nbytes()
+            self.spilled_bytes += size
+            size_bytes -= size
 
     def read_back(self, keys: Iterable[Key]) -> float:
         """Bring spilled results back; returns how long the disk takes, in seconds."""
-        size = sum(self._spilled.pop(key) for key in keys if key in self._spilled)
+        size = 0
+        for key in keys:
+            if key in self:
+                size += self._spilled.pop(key, 0)
+                self._in_memory[key] = None
+                self._in_memory.move_to_end(key)
         self.spilled_bytes -= size
         return size / self._model.disk_bytes_per_s

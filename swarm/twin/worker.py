@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import dask.config
@@ -15,8 +14,6 @@ from distributed.worker_state_machine import (
     CancelComputeEvent,
     ComputeTaskEvent,
     Execute,
-    ExecuteFailureEvent,
-    ExecuteSuccessEvent,
     FindMissingEvent,
     FreeKeysEvent,
     GatherDep,
@@ -33,10 +30,12 @@ from distributed.worker_state_machine import (
     WorkerState,
 )
 
+from swarm.errors import TwinError
+from swarm.twin.computing import Computing
 from swarm.twin.models import Cost, Key, WorkerModel
 from swarm.twin.network import SCHEDULER, Fabric, Process
 from swarm.twin.peers import Peers
-from swarm.twin.store import Result, Store
+from swarm.twin.store import Store
 from swarm.twin.wire import Stream
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
 
 STREAM_INTERVAL_S = 0.002
 """`Worker.batched_stream`."""
+FIND_MISSING_S = 1.0
+"""First call of `Worker.find_missing`; the others come with the heartbeats."""
 RETRY_BUSY_S = 0.15
 """`Worker.retry_busy_worker_later`."""
 
@@ -52,13 +53,6 @@ RETRY_BUSY_S = 0.15
 class _Compute(ComputeTaskEvent):
     """Makes no copy of itself for a log that keeps nothing here."""
 
-    __slots__ = ()
-
-    def to_loggable(self, *, handled: float) -> StateMachineEvent:
-        return self
-
-
-class _Success(ExecuteSuccessEvent):
     __slots__ = ()
 
     def to_loggable(self, *, handled: float) -> StateMachineEvent:
@@ -77,27 +71,7 @@ STIMULI: dict[str, type[StateMachineEvent]] = {
 """As `Worker.stream_handlers`."""
 
 
-@dataclass(slots=True, eq=False)
-class Execution:
-    """A task on a thread."""
-
-    number: int
-    key: Key
-    run_id: int
-    cost: Cost
-    lane: int
-    started_s: float
-    left_s: float
-    """Work that is left, at speed 1."""
-    since_s: float
-    """When `left_s` was true."""
-    holds_gil: int | None = None
-    """The fault that it is the cause of: it goes on while that one stops all others."""
-    plan: int = 0
-    """Grows when its end moves; an end that was planned before is void."""
-
-
-class SimulatedWorker:
+class SimulatedWorker(Computing):
     """Executes what the state machine asks for, as `distributed.worker.Worker` does, in virtual time.
 
     Parameters
@@ -136,6 +110,7 @@ class SimulatedWorker:
         on_heartbeat: Callable[[SimulatedWorker, dict[str, Any]], None],
         on_end: Callable[[SimulatedWorker, str], None],
     ) -> None:
+        super().__init__(model.threads, cost_of)
         self.model = model
         self.name = model.name
         self.address = address
@@ -143,10 +118,12 @@ class SimulatedWorker:
         self.loop: VirtualLoop = fabric.loop
         self.process: Process = fabric.process(address)
         self.status = Status.init
+        self.has_nanny = model.nanny
+        """Whether somebody starts the process again when it ends."""
+        self.lingers_s = 0.0
+        """How long the process outlives its connections when it ends."""
         self.heartbeats_lost = 0
-        self.executed = 0
-        self.executions: dict[Key, Execution] = {}
-        self._cost_of = cost_of
+        self._awaits_answer = False
         self.fleet = fleet
         self.record = record
         self._phase = phase
@@ -154,12 +131,7 @@ class SimulatedWorker:
         self._agent = agent
         self._on_heartbeat = on_heartbeat
         self._on_end = on_end
-        self._free_lanes = list(range(model.threads - 1, -1, -1))
-        self._rate = 1.0
-        self._brakes: dict[int, float] = {}
-        """Fault → factor by which it slows the worker down; 0 stops it."""
         self._heartbeat_interval_s = 0.5
-        self._find_missing_s = 1.0
         self._stream = Stream(fabric, address, SCHEDULER, STREAM_INTERVAL_S, self._unregistered)
         limit = model.memory.limit_bytes
         self.store = Store(self) if limit else None
@@ -187,14 +159,6 @@ class SimulatedWorker:
     def is_alive(self) -> bool:
         return self.process.is_alive
 
-    def start_clock(self, zero_s: float) -> None:
-        """Times of the speed model count from `zero_s`."""
-        for at_s, factor in self.model.speed.changes():
-            if zero_s + at_s <= self.loop.now_s:
-                self._rate = factor
-            else:
-                self.loop.schedule(zero_s + at_s, self._set_rate, factor)
-
     # -- life ------------------------------------------------------------------------------------------------------
 
     def registered(self, reply: Mapping[str, Any], to_scheduler: Callable[[list[Any]], object]) -> None:
@@ -202,14 +166,15 @@ class SimulatedWorker:
         if not self.is_alive:
             return
         if reply.get("status") != "OK":
-            self.end(f"refused: {reply.get('message')}")
+            self.close(f"refused: {reply.get('message')}")
             return
         self.status = Status.running
         self._stream = Stream(self.fabric, self.address, SCHEDULER, STREAM_INTERVAL_S, to_scheduler)
         self._heartbeat_interval_s = float(reply["heartbeat-interval"])
         now_s = self.loop.now_s
         self.loop.schedule(now_s + self._phase * self._heartbeat_interval_s, self._beat)
-        self.loop.schedule(now_s + self._find_missing_s, self._find_missing)
+        self.loop.schedule(now_s + FIND_MISSING_S, self._find_missing)
+        self.check_memory()
 
     def registration(self) -> dict[str, Any]:
         """What `Worker._register_with_scheduler` sends."""
@@ -239,7 +204,8 @@ class SimulatedWorker:
         return f"{scheme_host}:{int(port) + 20_000}"
 
     def close(self, reason: str) -> None:
-        """End in good order, as `Worker.close`."""
+        """As `Worker.close`, which tells its nanny to end as well, whatever the reason."""
+        self.has_nanny = False
         self.end(reason)
 
     def end(self, reason: str) -> None:
@@ -278,11 +244,12 @@ class SimulatedWorker:
                 self.set_status(Status.lookup[message["status"]], message["stimulus_id"])  # type: ignore[attr-defined]
             elif op == "remove-worker":
                 self.handle(RemoveWorkerEvent(worker=message["worker"], stimulus_id=message["stimulus_id"]))
+                self.peers.lost(message["worker"])  # `Worker._handle_remove_worker` closes its connections
             elif op == "close":
                 self.close(str(message.get("reason", "scheduler-close")))
                 return
             elif op != "close-stream":
-                raise NotImplementedError(f"the twin's workers do not know the message {op!r} of Dask's scheduler")
+                raise TwinError(f"a simulated worker does not know the message {op!r} of the scheduler")
         if stimuli:
             self.handle(*stimuli)
 
@@ -293,7 +260,7 @@ class SimulatedWorker:
         was, self.status = self.status, status
         if self._stream is not None:
             self._stream.send({"op": "worker-status-change", "status": status.name, "stimulus_id": stimulus_id})
-        if status in (Status.paused, Status.closing_gracefully):
+        if was is Status.running:
             self.handle(PauseEvent(stimulus_id=stimulus_id))
         elif status is Status.running and was in (Status.paused, Status.closing_gracefully):
             self.handle(UnpauseEvent(stimulus_id=stimulus_id))
@@ -314,7 +281,9 @@ class SimulatedWorker:
             elif isinstance(instruction, RetryBusyWorkerLater):
                 self.loop.schedule(self.loop.now_s + RETRY_BUSY_S, self._retry_busy, instruction.worker)
             else:
-                raise NotImplementedError(f"the twin's workers do not know the instruction {instruction!r} of Dask")
+                raise TwinError(f"a simulated worker does not know the instruction {instruction!r} of Dask")
+        if self.store is not None:
+            self.check_memory()
 
     def _retry_busy(self, peer: str) -> None:
         self.local(self.handle, RetryBusyWorkerEvent(worker=peer, stimulus_id=f"retry-busy-{self.loop.now_s}"))
@@ -326,176 +295,51 @@ class SimulatedWorker:
         elif self.is_alive:
             self.fabric.handle(call, *arguments)
 
-    # -- execution -------------------------------------------------------------------------------------------------
-
-    @property
-    def rate(self) -> float:
-        """Seconds of work per second."""
-        rate = self._rate
-        for factor in self._brakes.values():
-            rate *= factor
-        return rate
-
-    def _rate_of(self, execution: Execution) -> float:
-        if execution.holds_gil is None:
-            return self.rate
-        return self._rate * math.prod(factor for fault, factor in self._brakes.items() if fault != execution.holds_gil)
-
-    def _execute(self, key: Key) -> None:
-        task = self.state.tasks[key]
-        missing = [dep.key for dep in task.dependencies if dep.key not in self.state.data]
-        now_s = self.loop.now_s
-        cost = self._cost_of(key)
-        self.executed += 1
-        lane = self._free_lanes.pop() if self._free_lanes else -1
-        task.start_time = now_s
-        execution = Execution(
-            number=self.record.next_execution(),
-            key=key,
-            run_id=task.run_id,
-            cost=cost,
-            lane=lane,
-            started_s=now_s + self.model.task_overhead_s,
-            left_s=cost.work_s,
-            since_s=now_s + self.model.task_overhead_s,
-        )
-        self.executions[key] = execution
-        self.record.started(self, execution, missing)
-        if self.store is not None:
-            execution.since_s += self.store.read_back([dep.key for dep in task.dependencies])
-            self.store.running_bytes += cost.peak_bytes
-        self._plan(execution)
-        self.check_memory()
-
-    def _plan(self, execution: Execution) -> None:
-        execution.plan += 1
-        rate = self._rate_of(execution)
-        if rate > 0:
-            self.loop.schedule(execution.since_s + execution.left_s / rate, self._finished, execution, execution.plan)
-
-    def _finished(self, execution: Execution, plan: int) -> None:
-        if plan == execution.plan:
-            self.local(self._report, execution)
-
-    def _report(self, execution: Execution) -> None:
-        key, cost, now_s = execution.key, execution.cost, self.loop.now_s
-        if self.executions.get(key) is not execution:
-            return
-        del self.executions[key]
-        self._release(execution)
-        task = self.state.tasks.get(key)
-        self.record.stopped(self, execution, "done" if task is not None and task.state == "executing" else "unwanted")
-        self.handle(
-            _Success(
-                key=key,
-                run_id=execution.run_id,
-                value=Result(key, cost.output_bytes, self.name, execution.number),
-                start=execution.started_s,
-                stop=now_s,
-                nbytes=cost.output_bytes,
-                type=Result,
-                stimulus_id=f"task-finished-{now_s}",
-            )
-        )
-        self.check_memory()
-
-    def _release(self, execution: Execution) -> None:
-        """Its thread and its memory are free."""
-        if execution.lane >= 0:
-            self._free_lanes.append(execution.lane)
-        if self.store is not None:
-            self.store.running_bytes -= execution.cost.peak_bytes
-
-    def fail(self, key: Key, error: BaseException) -> None:
-        """Let a running task raise."""
-        execution = self.executions.pop(key)
-        execution.plan += 1
-        self._release(execution)
-        self.record.stopped(self, execution, "erred")
-        self.handle(
-            ExecuteFailureEvent.from_exception(
-                error,
-                key=key,
-                run_id=execution.run_id,
-                start=execution.started_s,
-                stop=self.loop.now_s,
-                stimulus_id=f"task-erred-{self.loop.now_s}",
-            )
-        )
-
-    def _retime(self) -> None:
-        """The speed is about to change: note what is done so far."""
-        now_s = self.loop.now_s
-        for execution in self.executions.values():
-            worked_s = max(0.0, now_s - execution.since_s) * self._rate_of(execution)
-            execution.left_s = max(0.0, execution.left_s - worked_s)
-            execution.since_s = max(now_s, execution.since_s)
-
-    def _set_rate(self, factor: float) -> None:
-        self._retime()
-        self._rate = factor
-        for execution in self.executions.values():
-            self._plan(execution)
-
-    def brake(self, fault: int, factor: float) -> None:
-        """A fault slows the worker's tasks down; 0 stops them."""
-        self._retime()
-        self._brakes[fault] = factor
-        for execution in self.executions.values():
-            self._plan(execution)
-
-    def release_brake(self, fault: int) -> None:
-        self._retime()
-        self._brakes.pop(fault, None)
-        for execution in self.executions.values():
-            if execution.holds_gil == fault:
-                execution.holds_gil = None
-            self._plan(execution)
-
     def _find_missing(self) -> None:
         if not self.is_alive:
             return
+        if self.process.frozen:
+            self.process.backlog.append((self._find_missing, ()))
+            return
         if self.state.missing_dep_flight:
             self.local(self.handle, FindMissingEvent(stimulus_id=f"find-missing-{self.loop.now_s}"))
-        self.loop.schedule(self.loop.now_s + max(self._find_missing_s, self._heartbeat_interval_s), self._find_missing)
-
-    def let_one_hold_the_gil(self, fault: int) -> None:
-        """One of the running tasks goes on while a fault stops all others."""
-        self._retime()
-        for execution in list(self.executions.values())[:1]:
-            execution.holds_gil = fault
+        self.loop.schedule(self.loop.now_s + self._heartbeat_interval_s, self._find_missing)
 
     # -- heartbeats ------------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        """Send a heartbeat and plan the next one."""
+        """Send a heartbeat, unless the last one is not answered yet, and plan the next one."""
         if not self.is_alive:
+            return
+        if self.process.frozen:
+            self.process.backlog.append((self._beat, ()))
             return
         late = self._lateness() if self._lateness else 0.0
         self.loop.schedule(self.loop.now_s + self._heartbeat_interval_s * (1.0 + late), self._beat)
-        if self.process.frozen or self.status not in (Status.running, Status.paused, Status.closing_gracefully):
+        if self._awaits_answer or self.status not in (Status.running, Status.paused, Status.closing_gracefully):
             return
         now_s = self.loop.now_s
         message = {
             "address": self.address,
             "now": now_s,
             "metrics": self._metrics(),
-            "executing": {key: now_s - e.started_s for key, e in self.executions.items()},
+            "executing": {key: max(0.0, now_s - e.computes_from_s) for key, e in self.executions.items()},
             "extensions": dict(self._agent(self) or {}) if self._agent else {},
         }
-        self.peers.bandwidth_by_peer.clear()
         if not self.heartbeats_lost:
-            self.fabric.carry(self.address, SCHEDULER, 0, 1, self._on_heartbeat, self, message)
+            self._awaits_answer = self.fabric.carry(self.address, SCHEDULER, 0, 1, self._on_heartbeat, self, message)
 
     def hear_heartbeats_again(self) -> None:
         """One fault less that loses them."""
         self.heartbeats_lost -= 1
 
     def heartbeat_answered(self, reply: Mapping[str, Any]) -> None:
+        self._awaits_answer = False
         if reply["status"] == "missing":
             self.close("worker-heartbeat-missing")
         else:
             self._heartbeat_interval_s = float(reply["heartbeat-interval"])
+            self.peers.bandwidth_by_peer.clear()
 
     def _metrics(self) -> dict[str, Any]:
         """As `Worker.get_metrics`, of the model."""

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from swarm import twin
+from swarm.twin.computing import Execution
 from swarm.twin.models import Constant, Cost, Memory
-from swarm.twin.worker import Execution, SimulatedWorker
+from swarm.twin.worker import SimulatedWorker
 from tests.support.twin_runs import SOON_S, executions, ideal
 
 

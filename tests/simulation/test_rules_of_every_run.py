@@ -10,12 +10,13 @@ from distributed.worker_state_machine import UpdateDataEvent
 
 from swarm import twin
 from swarm.errors import InvariantError, TwinError
+from swarm.twin.computing import Execution
 from swarm.twin.faults import Crash
 from swarm.twin.fleet import Fleet
 from swarm.twin.isolated import simulate_isolated
 from swarm.twin.models import MIB, Constant, Cost, Memory
 from swarm.twin.store import Result, Store
-from swarm.twin.worker import Execution, SimulatedWorker
+from swarm.twin.worker import SimulatedWorker
 from tests.support.twin_runs import ideal
 
 WORK = twin.layered(3, 4, Constant(0.1))
