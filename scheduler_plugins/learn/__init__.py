@@ -1,0 +1,1 @@
+"""What tasks cost, learned while they run. Import the modules; `costs` is the one to start with."""

@@ -1,0 +1,112 @@
+"""How fast each worker is, from what tasks took there beyond what they take anywhere.  PURE
+
+Every worker's factor is drawn to 1, the more the fewer tasks it has run and the more alike the workers are:
+empirical Bayes as in Efron, Morris: "Stein's estimation rule and its competitors", JASA 68, 1973. The precision of the
+prior is what the spread of all workers says; so one slow task among equal workers means little, and the second one on
+the same worker a lot.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from scheduler_plugins.learn.models import finite
+
+PRIOR_SPREAD = 0.3
+"""Standard deviation of a worker's log factor, before any is known."""
+PRIOR_WORKERS = 2.0
+"""Workers that the prior spread counts for."""
+LEAST_NOISE = 0.25
+"""Standard deviation of what befalls one task on one worker; keeps any one task from being believed."""
+LOCAL_SPREAD = 0.2
+"""Of the factor of one worker for one function beyond its factor for all."""
+KEEP = 0.95
+"""Of the past, with each task: 20 tasks are remembered."""
+STREAK = 3
+"""Tasks in a row that a worker must be off in the same direction to have changed."""
+
+
+class Pull:
+    """A mean that is drawn to zero."""
+
+    __slots__ = ("off", "off_sum", "sum", "value", "weight")
+
+    def __init__(self) -> None:
+        self.weight = 0.0
+        self.sum = 0.0
+        self.value = 0.0
+        self.off = 0
+        self.off_sum = 0.0
+
+    def add(self, residual: float, noise: float, precision: float) -> None:
+        """Learn a residual with this standard deviation; `precision` is that of the prior around zero."""
+        weight = 1.0 / (noise * noise)
+        miss = residual - self.value
+        if abs(miss) > max(0.7, 3.0 * noise) and miss * self.off >= 0:
+            self.off += 1 if miss > 0 else -1
+            self.off_sum += residual
+            if abs(self.off) >= STREAK:
+                # The worker is not what it was: the streak is all that is known of it now.
+                self.weight, self.sum = (STREAK - 1) * weight, (self.off_sum - residual) * weight
+                self.off, self.off_sum = 0, 0.0
+        else:
+            self.off, self.off_sum = 0, 0.0
+        self.weight = KEEP * self.weight + weight
+        self.sum = KEEP * self.sum + weight * residual
+        self.value = self.sum / (self.weight + precision)
+
+
+class Speeds:
+    """Log factors of workers: 0 is average, log 2 takes twice as long."""
+
+    def __init__(self, most_workers: int = 10_000) -> None:
+        self._workers: OrderedDict[str, Pull] = OrderedDict()
+        self._most = most_workers
+        self._spread_sum = 0.0
+        self._spreads: dict[str, float] = {}
+
+    def log_factor(self, worker: str) -> float:
+        pull = self._workers.get(worker)
+        return 0.0 if pull is None else pull.value
+
+    @property
+    def variance(self) -> float:
+        """Of the log factors of all workers, as far as it is known."""
+        known = PRIOR_WORKERS * PRIOR_SPREAD * PRIOR_SPREAD
+        return (known + self._spread_sum) / (PRIOR_WORKERS + len(self._spreads))
+
+    def observe(self, worker: str, residual: float, noise: float) -> float:
+        """Learn how much longer in log a task took on this worker than the model said; the new log factor."""
+        pull = self._workers.get(worker)
+        if pull is None:
+            pull = self._workers[worker] = Pull()
+            if len(self._workers) > self._most:
+                gone, _ = self._workers.popitem(last=False)
+                self._spread_sum -= self._spreads.pop(gone, 0.0)
+        noise = max(noise, LEAST_NOISE)
+        pull.add(residual, noise, 1.0 / self.variance)
+        if pull.weight * noise * noise > 1.9:
+            mean = pull.sum / pull.weight
+            spread = max(mean * mean - 1.0 / pull.weight, 0.0)
+            self._spread_sum += spread - self._spreads.get(worker, 0.0)
+            self._spreads[worker] = spread
+        return pull.value
+
+    def forget(self, worker: str) -> None:
+        """The worker has left."""
+        self._workers.pop(worker, None)
+        self._spread_sum -= self._spreads.pop(worker, 0.0)
+
+    def to_state(self) -> Any:
+        return {worker: [pull.weight, pull.sum, pull.value] for worker, pull in self._workers.items()}
+
+    def restore(self, state: Any) -> None:
+        """Take over the factors of workers that are not known yet. ValueError, TypeError: not what `to_state` gave."""
+        read = {str(worker): [finite(value) for value in entry] for worker, entry in state.items()}
+        if any(len(entry) != 3 for entry in read.values()):
+            raise ValueError("the factor of a worker is not three numbers")
+        for worker, (weight, total, value) in read.items():
+            if worker not in self._workers and len(self._workers) < self._most:
+                pull = self._workers[worker] = Pull()
+                pull.weight, pull.sum, pull.value = weight, total, value
