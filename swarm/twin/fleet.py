@@ -45,6 +45,7 @@ class Fleet:
         seed: int,
         validate: bool,
         agents: bool,
+        heartbeat_s: float | None = None,
         jitter: float = 0.0,
     ) -> None:
         self.scheduler = scheduler
@@ -58,6 +59,7 @@ class Fleet:
         self._rng = random.Random(f"{seed} fleet")
         self._validate = validate
         self._agents = agents
+        self._heartbeat_s = heartbeat_s
         self._jitter = jitter
         self._streams: dict[str, Registration] = {}
         self._started = 0
@@ -85,7 +87,7 @@ class Fleet:
             self.by_address,
             self.record,
             phase=self._rng.uniform(0.05, 1.0),
-            lateness=self._lateness if self._jitter else None,
+            pause_s=self._pause_s,
             validate=self._validate,
             agent=self._telemetry if self._agents else None,
             on_heartbeat=self._heartbeat,
@@ -141,8 +143,10 @@ class Fleet:
         if waiting is not None and not waiting.done() and len(self.scheduler.workers) >= self._expected:
             waiting.set_result(None)
 
-    def _lateness(self) -> float:
-        return self._rng.uniform(0.0, self._jitter)
+    def _pause_s(self, asked_s: float) -> float:
+        """Until the next heartbeat, when the scheduler asks for this interval."""
+        interval_s = self._heartbeat_s or asked_s
+        return interval_s * (1.0 + self._rng.uniform(0.0, self._jitter)) if self._jitter else interval_s
 
     def _stole(self) -> None:
         self.steals += 1

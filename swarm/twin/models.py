@@ -314,6 +314,9 @@ class ClusterModel:
     workers: Sequence[WorkerModel]
     network: Network = field(default_factory=Network)
     scheduler: SchedulerCpu = field(default_factory=SchedulerCpu)
+    heartbeat_s: float | None = None
+    """Between two heartbeats of a worker; None: as Dask's scheduler asks for it, 0.5 s and more. A longer one makes
+    hours in which nothing else happens cheap to simulate; from the `worker-ttl` of 300 s on workers are removed."""
     heartbeat_jitter: float = 0.0
     """Share of the interval by which heartbeats are late at random."""
 
@@ -321,6 +324,8 @@ class ClusterModel:
         names = [worker.name for worker in self.workers]
         if twice := sorted({name for name in names if names.count(name) > 1} if len(names) < 1000 else _twice(names)):
             raise TwinError(f"worker names {', '.join(twice[:3])} are taken twice, must differ")
+        if self.heartbeat_s is not None:
+            _positive(heartbeat_s=self.heartbeat_s)
         if not 0 <= self.heartbeat_jitter < 1:
             raise TwinError(f"heartbeat_jitter is {self.heartbeat_jitter}, must be 0 or more and below 1")
 

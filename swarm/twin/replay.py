@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 RECORDED = "recorded"
+LONG_S = 1800.0
+"""Lower bound of the makespan from which a run counts as long."""
+SELDOM_S = 20.0
+"""Between two heartbeats in a long run; Dask misses a worker after 300 s."""
 NOTABLE = 0.02
 """Share of the makespan from which a start-up delay is worth a remark."""
 
@@ -63,15 +67,20 @@ class Recording:
         Those that are made up are all like the largest one, and as many share a host as did on average.
         """
         if workers is None and threads is None:
-            return ClusterModel(self.workers)
+            return self._beating(self.workers)
         like = max(self.workers, key=lambda worker: (worker.threads, worker.memory.limit_bytes))
         per_host = math.ceil(len(self.workers) / len({worker.host for worker in self.workers}))
-        return ClusterModel(
+        return self._beating(
             [
                 WorkerModel(f"w{i}", threads=threads or like.threads, memory=like.memory, host=f"host-{i // per_host}")
                 for i in range(workers or len(self.workers))
             ]
         )
+
+    def _beating(self, workers: Sequence[WorkerModel]) -> ClusterModel:
+        """With fewer heartbeats where the run takes hours: nothing fails in a replay that they would tell of."""
+        bound_s = lower_bound_s(self.work.total_s, self.work.critical_path_s, workers)
+        return ClusterModel(workers, heartbeat_s=SELDOM_S if bound_s > LONG_S else None)
 
 
 def find(run: str, path: Path | None) -> Recording:

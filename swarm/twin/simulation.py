@@ -189,6 +189,7 @@ class _Simulation:
             seed=self.seed,
             validate=self.validate,
             agents=self.policy.agents,
+            heartbeat_s=self.cluster.heartbeat_s,
             jitter=self.cluster.heartbeat_jitter,
         )
         for model in self.cluster.workers:

@@ -90,8 +90,8 @@ class SimulatedWorker(Computing):
         Is told what happens.
     phase
         Share of the heartbeat interval after which the first one goes out.
-    lateness
-        Draws the share of the interval by which a heartbeat is late.
+    pause_s
+        The interval that the scheduler asks for → seconds until the next heartbeat.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class SimulatedWorker(Computing):
         record: Recorder,
         *,
         phase: float = 1.0,
-        lateness: Callable[[], float] | None = None,
+        pause_s: Callable[[float], float] = float,
         validate: bool = False,
         agent: Callable[[SimulatedWorker], Mapping[str, Any] | None] | None = None,
         on_heartbeat: Callable[[SimulatedWorker, dict[str, Any]], None],
@@ -127,7 +127,7 @@ class SimulatedWorker(Computing):
         self.fleet = fleet
         self.record = record
         self._phase = phase
-        self._lateness = lateness
+        self._pause_s = pause_s
         self._agent = agent
         self._on_heartbeat = on_heartbeat
         self._on_end = on_end
@@ -172,7 +172,7 @@ class SimulatedWorker(Computing):
         self._stream = Stream(self.fabric, self.address, SCHEDULER, STREAM_INTERVAL_S, to_scheduler)
         self._heartbeat_interval_s = float(reply["heartbeat-interval"])
         now_s = self.loop.now_s
-        self.loop.schedule(now_s + self._phase * self._heartbeat_interval_s, self._beat)
+        self.loop.schedule(now_s + self._phase * self._pause_s(self._heartbeat_interval_s), self._beat)
         self.loop.schedule(now_s + FIND_MISSING_S, self._find_missing)
         self.check_memory()
 
@@ -314,8 +314,7 @@ class SimulatedWorker(Computing):
         if self.process.frozen:
             self.process.backlog.append((self._beat, ()))
             return
-        late = self._lateness() if self._lateness else 0.0
-        self.loop.schedule(self.loop.now_s + self._heartbeat_interval_s * (1.0 + late), self._beat)
+        self.loop.schedule(self.loop.now_s + self._pause_s(self._heartbeat_interval_s), self._beat)
         if self._awaits_answer or self.status not in (Status.running, Status.paused, Status.closing_gracefully):
             return
         now_s = self.loop.now_s

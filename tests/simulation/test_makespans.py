@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dask
 import pytest
 from dask import delayed
@@ -170,6 +172,15 @@ def test_gathering_the_results_takes_time_too() -> None:
     gathered = twin.simulate(work, ideal(1, network=network()), gather=True)
     assert gathered.makespan_s > 2.0 - SOON_S  # through the scheduler, on one link after the other
     assert len(executions(gathered, "a")) == 1
+
+
+def test_fewer_heartbeats_make_hours_cheap() -> None:
+    hour = twin.independent(2, Constant(3600.0))
+    often = twin.simulate(hour, ideal(2))
+    seldom = twin.simulate(hour, replace(ideal(2), heartbeat_s=20.0))
+    assert seldom.makespan_s == pytest.approx(often.makespan_s, abs=SOON_S)
+    assert often.messages > 2 * 3600 / 0.5
+    assert seldom.messages < 2 * 3600 / 20.0 + 1000
 
 
 def test_a_time_limit_ends_a_run_that_is_not_over() -> None:

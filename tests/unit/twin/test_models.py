@@ -162,6 +162,7 @@ def test_one_speed_may_be_that_of_all_workers() -> None:
         (lambda: ClusterModel([WorkerModel("w"), WorkerModel("w")]), "worker names w are taken twice"),
         (lambda: ClusterModel([WorkerModel(f"w{i % 1500}") for i in range(1501)]), "worker names w0 are taken twice"),
         (lambda: ClusterModel([WorkerModel("w")], heartbeat_jitter=1.0), "heartbeat_jitter is 1.0"),
+        (lambda: ClusterModel([WorkerModel("w")], heartbeat_s=0.0), "heartbeat_s is 0.0, must be"),
         (lambda: uniform(-1), "workers is -1, must be 0 or more"),
         (lambda: uniform(1, workers_per_host=0), "workers_per_host is 0, must be 1 or more"),
     ],

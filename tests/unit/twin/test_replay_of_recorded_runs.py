@@ -76,6 +76,13 @@ def test_the_cluster_is_the_recorded_one_unless_asked_otherwise() -> None:
     assert [w.threads for w in recording.cluster(threads=8).workers] == [8, 8]
 
 
+def test_a_run_of_hours_has_fewer_heartbeats() -> None:
+    hours = replace(RUN, tasks=[task("long-1", compute_s=7200.0, is_wanted=True)])
+    assert replay.from_journal(hours).cluster().heartbeat_s == replay.SELDOM_S
+    assert replay.from_journal(hours).cluster(workers=64).heartbeat_s == replay.SELDOM_S
+    assert replay.from_journal(RUN).cluster().heartbeat_s is None
+
+
 def test_a_worker_of_little_or_unlimited_memory() -> None:
     small, free = worker(1, memory_limit_bytes=50 << 20), worker(2, memory_limit_bytes=0)
     models = replay.from_journal(replace(RUN, workers=[small, free])).workers
