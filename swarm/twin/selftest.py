@@ -17,7 +17,9 @@ from swarm.twin.worker import STIMULI
 
 
 def _takes(function: Any, *names: str) -> bool:
-    return set(names) <= set(inspect.signature(function).parameters)
+    return set(names) <= set(
+        inspect.signature(function.__init__ if isinstance(function, type) else function).parameters
+    )
 
 
 @cache
@@ -45,7 +47,9 @@ def changed() -> tuple[str, ...]:
         ),
         "GatherDep.to_gather": "to_gather" in wsm.GatherDep.__annotations__,
         "the messages of a worker's stream": all(
-            "stimulus_id" in inspect.signature(kind).parameters for kind in STIMULI.values()
+            # Of a class with `__new__` above its `__init__`, Python 3.11.2 shows the signature of `__new__`.
+            "stimulus_id" in inspect.signature(kind.__init__).parameters
+            for kind in STIMULI.values()
         ),
         "Client.get(dsk, keys, sync)": _takes(Client.get, "dsk", "keys", "sync"),
         "asyncio.BaseEventLoop._run_once": hasattr(asyncio.BaseEventLoop, "_run_once"),
