@@ -17,9 +17,9 @@ from swarm.twin.worker import STIMULI
 
 
 def _takes(function: Any, *names: str) -> bool:
-    return set(names) <= set(
-        inspect.signature(function.__init__ if isinstance(function, type) else function).parameters
-    )
+    # Of a class with `__new__` above its `__init__`, Python 3.11.2 would show the signature of `__new__`.
+    called = inspect.getattr_static(function, "__init__") if isinstance(function, type) else function
+    return set(names) <= set(inspect.signature(called).parameters)
 
 
 @cache
@@ -46,11 +46,7 @@ def changed() -> tuple[str, ...]:
             wsm.GatherDepSuccessEvent, "worker", "total_nbytes", "data"
         ),
         "GatherDep.to_gather": "to_gather" in wsm.GatherDep.__annotations__,
-        "the messages of a worker's stream": all(
-            # Of a class with `__new__` above its `__init__`, Python 3.11.2 shows the signature of `__new__`.
-            "stimulus_id" in inspect.signature(kind.__init__).parameters
-            for kind in STIMULI.values()
-        ),
+        "the messages of a worker's stream": all(_takes(kind, "stimulus_id") for kind in STIMULI.values()),
         "Client.get(dsk, keys, sync)": _takes(Client.get, "dsk", "keys", "sync"),
         "asyncio.BaseEventLoop._run_once": hasattr(asyncio.BaseEventLoop, "_run_once"),
     }

@@ -180,7 +180,7 @@ def test_fewer_heartbeats_make_hours_cheap() -> None:
     seldom = twin.simulate(hour, replace(ideal(2), heartbeat_s=20.0))
     assert seldom.makespan_s == pytest.approx(often.makespan_s, abs=SOON_S)
     assert often.messages > 2 * 3600 / 0.5
-    assert seldom.messages < 2 * 3600 / 20.0 + 1000
+    assert seldom.messages < often.messages / 5
 
 
 def test_a_time_limit_ends_a_run_that_is_not_over() -> None:
