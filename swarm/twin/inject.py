@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from swarm.errors import TwinError
 from swarm.twin import faults as f
 from swarm.twin.fleet import Fleet
 from swarm.twin.worker import SimulatedWorker
@@ -80,7 +81,7 @@ class Injector:
             case f.Preempt():
                 self._preempt(worker, fault)
             case _:
-                raise NotImplementedError(f"{fault} is not implemented")
+                raise TwinError(f"no simulation can inflict a {type(fault).__name__}; see swarm.twin.faults for others")
         return undo
 
     def _preempt(self, worker: SimulatedWorker, fault: f.Preempt) -> None:

@@ -295,7 +295,8 @@ class WorkerModel:
     """Workers of the same host share its links; by default each has a host of its own."""
     resources: Mapping[str, float] = field(default_factory=dict)
     nanny: bool = False
-    """Whether a nanny starts the process again when it dies."""
+    """Whether a nanny starts the process again when it is killed or crashes. One that closes itself, because its
+    connection broke or the scheduler does not know it any more, does not come back, as in Dask."""
     restart_s: float = 2.0
     """What the nanny needs for that."""
     task_overhead_s: float = 5e-4

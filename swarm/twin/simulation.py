@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import dask.config
@@ -114,31 +115,21 @@ def simulate(
 _policy = policy
 
 
+@dataclass
 class _Simulation:
     """One run of `simulate`."""
 
-    def __init__(
-        self,
-        work: Work,
-        cluster: ClusterModel,
-        chosen: Policy,
-        faults: list[Fault],
-        seed: int,
-        time_limit_s: float | None,
-        gather: bool,
-        validate: bool,
-        checked: bool,
-    ) -> None:
-        self.work = work
-        self.cluster = cluster
-        self.policy = chosen
-        self.faults = faults
-        self.seed = seed
-        self.time_limit_s = time_limit_s
-        self.gather = gather
-        self.validate = validate
-        self.checked = checked
-        self.unheard: list[str] = []
+    work: Work
+    cluster: ClusterModel
+    policy: Policy
+    faults: list[Fault]
+    seed: int
+    time_limit_s: float | None
+    gather: bool
+    validate: bool
+    checked: bool
+    unheard: list[str] = field(default_factory=list)
+    """What failed in callbacks and coroutines that nobody awaits."""
 
     def _on_unheard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback raised, or a coroutine that nobody awaits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import dask
 import pytest
@@ -124,3 +125,14 @@ def test_the_error_brings_the_simulation_along() -> None:
     assert case is not None
     assert (case.ends, case.seed, case.faults) == ("deadlock", 5, [Crash(worker="w0", at_s=0.0)])
     assert any("error.case.save(" in note for note in caught.value.__notes__)
+
+
+def test_a_fault_that_nobody_can_inflict_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Fault, "KINDS", dict(Fault.KINDS))  # where the new class enters itself
+
+    @dataclass(frozen=True, kw_only=True)
+    class Flood(Fault):
+        worker: str
+
+    with pytest.raises(TwinError, match="no simulation can inflict a Flood"):
+        twin.simulate(twin.independent(2), twin.uniform(1), faults=[Flood(worker="w0", at_s=0.05)])
