@@ -40,6 +40,7 @@ bench-twin: $(STAMP) ## Policies side by side in the twin, how fast it is, how f
 	@mkdir -p $(or $(OUT),build/twin)
 	$(BIN)/python -m swarm.twin.bench --seeds $(or $(SEEDS),5) --json $(or $(OUT),build/twin)/policies.json --picture $(or $(OUT),build/twin)/policies.html
 	$(BIN)/python -m swarm.twin.bench scale --limit $(or $(LIMIT),300) --json $(or $(OUT),build/twin)/scale.json --picture $(or $(OUT),build/twin)/scale.html
+	$(BIN)/python -m swarm.twin.bench scale --shape layered --workers 10 --workers 100 --workers 1000 --tasks 1000 --tasks 10000 --tasks 50000 --limit $(or $(LIMIT),300) --json $(or $(OUT),build/twin)/scale-layered.json --picture $(or $(OUT),build/twin)/scale-layered.html
 	$(BIN)/python -m pytest tests/benchmarks/twin --benchmark-only
 
 load: $(STAMP) ## Load test: AGENTS=32 DURATION=300

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 AT_LEAST_ONE = click.IntRange(1)
+SIMULATED = click.IntRange(1, 50_000)
+"""Workers, or threads of one; so many workers take a simulation some gigabytes."""
 POSITIVE = click.FloatRange(0, min_open=True)
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
@@ -310,6 +312,41 @@ def status(address: str | None, as_json: bool) -> None:
         render(found, out)
 
 
+class Span(click.ParamType):  # type: ignore[type-arg]  # generic in recent versions of click only
+    """A time as Dask writes it, such as "12h" or "30 days"; a bare number counts seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from dask.utils import parse_timedelta
+
+        from swarm.twin.models import MOST_S
+
+        try:
+            seconds = float(parse_timedelta(value))
+        except (ValueError, LookupError, OverflowError):
+            seconds = 0.0
+        if not 0 < seconds <= MOST_S:
+            most_days = f"{MOST_S / 86_400:g} days"
+            self.fail(f"{value!r} is not a time above 0 and up to {most_days}, such as 90m, 12h or '30 days'", param)
+        return seconds
+
+
+def require_writable(file: Path) -> None:
+    """Refuse before minutes of work, not after them."""
+    import os
+
+    folder, why = file.parent, ""
+    if not folder.is_dir():
+        why = f"there is no folder {folder}"
+    elif file.is_dir():
+        why = "it is a folder"
+    elif not os.access(file if file.exists() else folder, os.W_OK):
+        why = "permission denied"
+    if why:
+        raise SwarmError(f"{file} can't be written ({why})")
+
+
 @cli.command()
 @click.argument("run")
 @click.option(
@@ -318,8 +355,8 @@ def status(address: str | None, as_json: bool) -> None:
     metavar="FILE",
     help="Of a scheduler; by default that of local clusters, or the one in state_directory.",
 )
-@click.option("--workers", type=AT_LEAST_ONE, multiple=True, metavar="N", help="How many; may be given several times.")
-@click.option("--threads", type=AT_LEAST_ONE, metavar="N", help="Of each worker.")
+@click.option("--workers", type=SIMULATED, multiple=True, metavar="N", help="How many; may be given several times.")
+@click.option("--threads", type=SIMULATED, metavar="N", help="Of each worker.")
 @click.option(
     "--policy",
     "policies",
@@ -330,6 +367,14 @@ def status(address: str | None, as_json: bool) -> None:
     help="swarm, stock, no-stealing, random, or a module to preload; may be given several times.",
 )
 @click.option("--seed", type=int, metavar="N", default=0, show_default=True, help="Of what is drawn at random.")
+@click.option(
+    "--limit",
+    "limit_s",
+    type=Span(),
+    default="30 days",
+    show_default=True,
+    help="Virtual time that a simulation may take, such as 90m, 12h or '100 days'.",
+)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table there too.")
 @command
 def replay(
@@ -339,6 +384,7 @@ def replay(
     threads: int | None,
     policies: tuple[str, ...],
     seed: int,
+    limit_s: float,
     json_file: Path | None,
 ) -> None:
     """Simulate a recorded run on another cluster.
@@ -347,27 +393,37 @@ def replay(
     Without --workers and --threads the cluster is the recorded one. The first row tells what really happened.
     """
     import json
+    from contextlib import closing
 
     from scheduler_plugins.io.journal import FILE
     from swarm import config_sources
     from swarm.deploy import state
     from swarm.deploy.signals import stopping_on_signals
+    from swarm.twin import bars
     from swarm.twin import replay as twin
 
     out, err = _consoles()
-    if json_file is not None and not json_file.parent.is_dir():
-        raise SwarmError(f"{json_file} can't be written (there is no folder {json_file.parent})")
+    if json_file is not None:
+        require_writable(json_file)
+    named = journal is not None
     if journal is None:
         folder = state.journal_directory(config_sources.load())
         journal = folder / FILE if folder else None
     with stopping_on_signals() as stop:
         recording = twin.find(run, journal)
-        with err.status("simulating …"):
-            rows = list(twin.replay(recording, workers=workers, threads=threads, policies=policies, seed=seed))
+        options: Any = {"threads": threads, "policies": policies, "seed": seed, "limit_s": limit_s}
+        with bars.shown(err, twin.titles(recording, workers, policies), len(recording.work)) as tell:
+            simulated = twin.replay(recording, workers=workers, on_progress=tell, **options)
+            with closing(simulated):
+                rows = list(simulated)
         twin.render(recording, rows, out, err)
+        source = journal if named else None
+        again = twin.command_line(recording.file or recording.name, source, workers=workers, **options)
+        err.print(printable(f"again: {again}"), style="dim", markup=False, highlight=False, soft_wrap=True)
         if json_file is not None:
             try:
-                json_file.write_text(json.dumps(twin.as_json(recording, rows), indent=1))
+                told = twin.as_json(recording, rows, seed=seed, again=again)
+                json_file.write_text(json.dumps(told, indent=1))
             except OSError as error:
                 raise SwarmError(f"{json_file} can't be written ({error.strerror})") from None
     _leave(stop, 0)

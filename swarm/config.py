@@ -69,6 +69,14 @@ Switch = bool
 Count = Annotated[int, Field(ge=1, le=4096)]
 ByteCount = Annotated[int, BeforeValidator(_bytes), Field(ge=4096, le=2**30), 'bytes, or text such as "1MiB"']
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=3600), 'seconds, or text such as "500ms"']
+Retries = Annotated[int, Field(ge=0, le=100)]
+Timeout = Annotated[
+    float | None,
+    Field(ge=0.05, le=2_592_000),  # before the validator: pydantic does not pass over None otherwise
+    BeforeValidator(_seconds),
+    'seconds, or text such as "30s"',
+]
+Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=3600), 'seconds, or text such as "500ms"']
 Percent = Annotated[float, Field(ge=1, le=100), "per cent"]
 Celsius = Annotated[float, Field(ge=20, le=150), "degrees Celsius"]
 Folder = Annotated[str | None, AfterValidator(_path)]
@@ -110,6 +118,12 @@ class Settings(BaseModel):
     """Ask the cluster for workers, and give them back."""
     state_directory: Folder = None
     """Where the scheduler keeps a journal of its runs; none: nowhere."""
+    task_timeout: Timeout = None
+    """How long a task may run before it is taken from its worker and run elsewhere; none: as long as it likes."""
+    task_retries: Retries = 3
+    """Times that a task is run again after it has run longer than its timeout."""
+    task_backoff: Pause = 1.0
+    """Time before a task runs again after it was too long; doubles with each time."""
     performance_thresholds: PerformanceThresholds = PerformanceThresholds()
 
     def flat(self) -> dict[str, Value]:
@@ -193,7 +207,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     for layer in layers:
         for key, value in _pairs(layer, problems):
             try:
-                explicit[key] = _check(key, value)
+                explicit[key] = check(key, value)
                 origin[key] = layer.name
             except SettingsError as wrong:
                 name = key[:60] or '""'
@@ -219,7 +233,17 @@ def _pairs(layer: Layer, problems: list[str]) -> Iterator[tuple[str, Any]]:
     yield from seen.items()
 
 
-def _check(key: str, value: object) -> Value:
+def check(key: str, value: object) -> Value:
+    """One value, as `Settings` keeps it.
+
+    >>> check("task_timeout", "30s")
+    30.0
+
+    Raises
+    ------
+    SettingsError
+        There is no such setting, or it can't be that; names what is allowed, not the key.
+    """
     if key not in _FIELDS:
         raise SettingsError(_unknown(key) if key not in _GROUPS else f"must be a mapping with {_names(key)}")
     try:
@@ -256,7 +280,8 @@ def allowed(key: str) -> str:
     low = next(m.ge for m in field.metadata if isinstance(m, Ge))
     high = next(m.le for m in field.metadata if isinstance(m, Le))
     unit = next((f" ({m})" for m in field.metadata if isinstance(m, str)), "")
-    return f"a {'whole ' if field.annotation is int else ''}number from {low} to {high}{unit}"
+    none = ", or null for none" if field.annotation == (float | None) else ""
+    return f"a {'whole ' if field.annotation is int else ''}number from {low} to {high}{unit}{none}"
 
 
 @dataclass(frozen=True, slots=True)

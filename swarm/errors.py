@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -98,12 +98,47 @@ class JournalError(SwarmError):
     """The journal of runs can't be written or read, or has nothing of the kind; says which file, and why."""
 
 
+class ModelsError(SwarmError):
+    """The file of what was learned in former runs can't be used or written; says which file, and why."""
+
+
+class UnknownKeyError(SwarmError):
+    """No task and no worker is known by that name, or several tasks are."""
+
+    exit_code = 2
+
+    @classmethod
+    def about(cls, what: str, similar: Sequence[str], prefixes: Sequence[str]) -> Self:
+        """No task begins with `what`, and no worker is called so; names the nearest of what there is."""
+        near = nearest(what, similar) or nearest(what, prefixes)
+        if near:
+            hint = f"; did you mean {near}?"
+        elif prefixes:
+            hint = f" (tasks begin with {', '.join(prefixes[:5])}{', …' if prefixes[5:] else ''})"
+        else:
+            hint = " (there are no tasks)"
+        return cls(f"there is no task or worker {what!r}{hint}")
+
+
 class RunFailedError(SwarmError):
     """A run did not end well for a reason that is not an exception of one of its tasks."""
 
 
 class RunCancelledError(RunFailedError):
     """The run was cancelled before its result was there."""
+
+
+class TaskTimeoutError(SwarmError):
+    """A task ran longer than its timeout on every try; says where, and for how long each."""
+
+    def __init__(self, message: str, attempts: Sequence[tuple[str, float]] = ()) -> None:
+        super().__init__(message)
+        self.attempts = tuple(attempts)
+        """(worker address, seconds that it ran there), in order."""
+
+
+class TaskMemoryError(SwarmError):
+    """A task needs more memory than any worker has; says how much of what."""
 
 
 class VerificationError(SwarmError):

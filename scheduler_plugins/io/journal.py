@@ -6,6 +6,7 @@ the journal and nothing else. Several schedulers may write to one file (SQLite's
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -53,6 +54,34 @@ CREATE TABLE tasks (
 );
 """
 """Times are Unix seconds. `dependencies` is a JSON list of keys, and a key is its text, as Dask shows it."""
+
+_ALLOW = "let the user who runs this read and write the folder and the file"
+_ROOM = "make room"
+_ELSEWHERE = "name another folder with the setting state_directory"
+_MOVE = "move the file away, a new one is begun"
+_TO_DO = {
+    errno.EACCES: _ALLOW,
+    errno.EPERM: _ALLOW,
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EROFS: _ELSEWHERE,
+    errno.ENOENT: _ELSEWHERE,
+    errno.EEXIST: _ELSEWHERE,
+    errno.ENOTDIR: _ELSEWHERE,
+    errno.EISDIR: _ELSEWHERE,
+    errno.ENAMETOOLONG: _ELSEWHERE,
+    errno.ELOOP: "the file must not be a link; remove the link",
+}
+_TO_DO_IN_SQLITE = {
+    sqlite3.SQLITE_FULL: _ROOM,
+    sqlite3.SQLITE_READONLY: _ALLOW,
+    sqlite3.SQLITE_PERM: _ALLOW,
+    sqlite3.SQLITE_CANTOPEN: _ALLOW,
+    sqlite3.SQLITE_CORRUPT: _MOVE,
+    sqlite3.SQLITE_NOTADB: _MOVE,
+    sqlite3.SQLITE_BUSY: "another process keeps it locked; end it, or try again later",
+    sqlite3.SQLITE_LOCKED: "another process keeps it locked; end it, or try again later",
+}
 
 Rows = Iterator[tuple[Any, ...]]
 
@@ -176,6 +205,8 @@ class Journal:
                 self._write(database)
         except JournalError as error:
             self.error = self.error or error
+        except (OSError, sqlite3.Error) as error:
+            self.error = self.error or JournalError(f"{self.path} can't be written ({why(error)}); runs go on without")
         except Exception as error:  # noqa: BLE001 — whatever it is, it is told by the guard of the plugin
             self.error = self.error or JournalError(f"{self.path}: {type(error).__name__}: {error}")
         finally:
@@ -210,6 +241,22 @@ class Journal:
             surplus -= 1
         database.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def why(error: OSError | sqlite3.Error) -> str:
+    """What went wrong with the file, and what to do.
+
+    >>> why(PermissionError(errno.EACCES, "Permission denied"))
+    'Permission denied: let the user who runs this read and write the folder and the file'
+    >>> why(OSError(errno.ENOSPC, "No space left on device"))
+    'No space left on device: make room'
+    """
+    if isinstance(error, OSError):
+        what, todo = error.strerror or type(error).__name__, _TO_DO.get(error.errno or 0, "")
+    else:
+        # The low byte of an extended code is the code itself.
+        what, todo = str(error), _TO_DO_IN_SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, "")
+    return f"{what}: {todo}" if todo else f"{what}: look at that disk and folder, or name another one"
 
 
 def _as_it_is(entry: tuple[Any, ...]) -> Rows:

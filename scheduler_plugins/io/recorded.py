@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scheduler_plugins.io.journal import BUSY_S, check_schema
+from scheduler_plugins.io.journal import BUSY_S, check_schema, why
 from swarm.errors import JournalError, nearest
 
 LATEST = "latest"
@@ -145,14 +145,16 @@ def _number(value: Any, what: str) -> float:
 def _telling(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
-        raise JournalError(f"{path} can't be read ({error})") from None
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"{path} can't be read ({why(error)})") from None
     except (ValueError, TypeError, RecursionError) as error:  # swarm wrote none of that
         raise JournalError(f"{path} is damaged ({error}); move it away and submit the run again") from None
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    if not path.is_file():
+    with _telling(path):
+        is_there = path.is_file()
+    if not is_there:
         how = "`swarm run` and swarm.connect() without an address keep one, other schedulers with a state_directory"
         raise JournalError(f"there is no journal at {path}: {how}; or name one with --journal")
     # A reader that may not write would leave the files of the WAL behind, and fails where it can't make them.

@@ -6,12 +6,12 @@ Importing it takes a second (river): do it when the scheduler starts.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import exp, isfinite, log, log1p
 from random import Random
 from typing import Any
 
-from scheduler_plugins.learn.models import Average, Linear, Model, Recent, Table
+from scheduler_plugins.learn.models import Average, Linear, Model, Recent, Table, Vector
 from scheduler_plugins.learn.protocol import Observation, Prediction, SizePrediction, State, TaskFeatures
 from scheduler_plugins.learn.quantity import EXPLORE_RATIO, MATURE, PRIOR_ERROR, Quantity
 from scheduler_plugins.learn.speed import LEAST_NOISE, LOCAL_SPREAD, Pull, Speeds
@@ -24,24 +24,53 @@ SIZE_ZOO = ("average", "table", "linear")
 
 SHORTEST_S, LONGEST_S = 1e-6, 1e9
 """Thirty years; durations beyond are a clock's doing, not a task's."""
+_SHORTEST, _LONGEST = log(SHORTEST_S), log(LONGEST_S)
 LARGEST_BYTES = 1e18
 _LOCAL_WORKERS = 64
-_EAGER = 2
-"""Tasks of a function that teach everything."""
+_P99 = 2.3263
+_SURPRISE = 1.5
+"""Most that one task of a steady function says in log about its worker: a factor of 4.5."""
+_SKIPPED = (2, 3)
 _LOCAL_PRECISION = 1.0 / LOCAL_SPREAD**2
+_TELLS = 0.03
+"""A prediction that has moved by this much, in log, is worth being asked for again."""
+_SURPRISES = 0.3
+"""How far off, in log, a task must be to be worth a look at what it has changed."""
+_OFTEN = 64
+"""Tasks after which the predictions of a function are in any case."""
+_TRUSTED, _FARTHEST = 8, 4.0
+"""Tasks after which one that is off by more than a factor of e^4 counts as off by that: a clock was set."""
 Key = tuple[str, tuple[str, ...]]
 
 
-class _Function:
+class Function:
     """All that is known of a function called with one set of readable arguments."""
 
-    __slots__ = ("duration", "local", "output", "peak")
+    __slots__ = ("due", "duration", "local", "moved", "output", "peak", "peak_is_bound", "said", "version")
 
     def __init__(self, duration: Quantity) -> None:
         self.duration = duration
         self.output: Quantity | None = None
         self.peak: Quantity | None = None
+        self.peak_is_bound = False
+        """Whether nothing but upper bounds is known of the peak."""
         self.local: dict[str, Pull] = {}
+        self.version = 0
+        """Grows when its predictions have changed by more than a few per cent; -1: it was forgotten."""
+        self.moved = 0.0
+        self.due = 0
+        self.said: dict[tuple[float, ...], Any] = {}
+        """For whoever asks: a place for answers that hold until the version changes, by vector."""
+
+    def has_learned(self, moved: float, is_new: bool) -> None:
+        """A task was learned, and the prediction for it moved by so much."""
+        samples = self.duration.samples
+        self.moved += moved
+        if is_new or samples >= self.due or not -_TELLS < self.moved < _TELLS:
+            self.version += 1
+            self.said.clear()
+            self.moved = 0.0
+            self.due = samples + min(max(samples >> 3, 1), _OFTEN)
 
 
 class Costs:
@@ -72,7 +101,7 @@ class Costs:
             "tree": lambda: Tree(self._nursery),
         }
         self._zoo = tuple(zoo)
-        self._functions: OrderedDict[Key, _Function] = OrderedDict()
+        self._functions: OrderedDict[Key, Function] = OrderedDict()
         self._most = functions
         self._draw = rng.random
 
@@ -82,39 +111,51 @@ class Costs:
     # -- what a task took ------------------------------------------------------------------------------------------
 
     def observe(self, features: TaskFeatures, observation: Observation) -> None:
+        self.learn(features[:2], vector(features), features.worker, observation)
+
+    def learn(self, key: Key, x: Vector, worker: str, observation: Observation) -> None:
+        """`observe`, for whoever has the vector of the features at hand (`vector`)."""
         duration_s = observation.duration_s
         if not 0.0 <= duration_s <= LONGEST_S:  # nor is NaN
             self.ignored += 1
             return
-        key = features[:2]
         function = self._functions.get(key)
         if function is None:
             function = self._new(key)
         else:
             self._functions.move_to_end(key)
-        x = vector(features)
         y = log(max(duration_s, SHORTEST_S))
         duration = function.duration
         age, draw = duration.age, self._draw()
         every = age < MATURE or draw < EXPLORE_RATIO
         expected = duration.predict(x)
-        if (worker := features.worker) and duration.samples:
+        if age >= _TRUSTED and not -_FARTHEST < y - expected < _FARTHEST:
+            y = expected + (_FARTHEST if y > expected else -_FARTHEST)
+        if worker and duration.samples:
             y -= self._learn_speed(function, worker, y - expected, every)
-        if duration.learn(x, y, expected, every):
+        has_drifted = duration.learn(x, y, expected, every)
+        if has_drifted:
             self.drifts += 1
-        # No task teaches everything, lest fits fall together: sizes take turns, among themselves and with durations.
-        turn = age % 2 if age < MATURE else int(draw / EXPLORE_RATIO) - 1
-        if turn == 0 or age < _EAGER:
+        # What is fitted when falls on other tasks for each quantity: a young function skips one task for its output and
+        # two for its peak, a mature one teaches them in turns.
+        turn = int(draw / EXPLORE_RATIO) - 1
+        if turn == 0 or (age < MATURE and age != _SKIPPED[0]):
             self._learn_output(function, x, observation.output_bytes)
-        if turn == 1 or age < _EAGER:
-            self._learn_peak(function, x, observation.peak_bytes)
+        if turn == 1 or (age < MATURE and age not in _SKIPPED):
+            self._learn_peak(function, x, observation)
+        is_news = every or has_drifted or not -_SURPRISES < y - expected < _SURPRISES
+        function.has_learned(duration.predict(x) - expected if is_news else 0.0, has_drifted)
 
-    def _learn_speed(self, function: _Function, worker: str, residual: float, every: bool) -> float:
+    def _learn_speed(self, function: Function, worker: str, residual: float, every: bool) -> float:
         """Learn how the worker differs from the average one; by how much, in log."""
         duration = function.duration
-        noise = duration.residuals.scale
+        spread = duration.residuals
+        # The tail counts: a function that now and then takes very long says little about a worker when it does.
+        noise = max(spread.scale, (spread.p99 - spread.p50) / _P99)
         local = function.local.get(worker)
         own = 0.0 if local is None else local.value
+        known, reach = self.speeds.log_factor(worker) + own, max(_SURPRISE, 3.0 * noise)
+        residual = min(max(residual, known - reach), known + reach)
         factor = self.speeds.observe(worker, residual - own, noise)
         if every and duration.age >= MATURE:
             if local is None:
@@ -125,17 +166,26 @@ class Costs:
             own = local.value
         return factor + own
 
-    def _learn_output(self, function: _Function, x: list[float], size: float | None) -> None:
+    def _learn_output(self, function: Function, x: Vector, size: float | None) -> None:
         if size is not None and self._is_size(size):
             if function.output is None:
                 function.output = self._quantity(SIZE_ZOO)
             _learn_size(function.output, x, size)
 
-    def _learn_peak(self, function: _Function, x: list[float], size: float | None) -> None:
-        if size is not None and self._is_size(size):
-            if function.peak is None:
-                function.peak = self._quantity(SIZE_ZOO)
-            _learn_size(function.peak, x, size)
+    def _learn_peak(self, function: Function, x: Vector, observation: Observation) -> None:
+        """A peak that was seen ends what bounds have said; a bound counts until then, and where it is lower."""
+        size, known = observation.peak_bytes, function.peak
+        is_bound = size is None
+        if is_bound:
+            size = observation.peak_at_most_bytes
+        if size is None or not self._is_size(size):
+            return
+        if known is None or (function.peak_is_bound and not is_bound):
+            function.peak = known = self._quantity(SIZE_ZOO)
+            function.peak_is_bound = is_bound
+        elif is_bound and not function.peak_is_bound and log1p(size) >= known.predict(x):
+            return
+        _learn_size(known, x, size)
 
     def _is_size(self, size: float) -> bool:
         if 0.0 <= size <= LARGEST_BYTES:
@@ -143,14 +193,24 @@ class Costs:
         self.ignored += 1
         return False
 
-    def _new(self, key: Key) -> _Function:
-        function = self._functions[key] = _Function(self._quantity(self._zoo))
+    def _new(self, key: Key) -> Function:
+        function = self._functions[key] = Function(self._quantity(self._zoo))
         if len(self._functions) > self._most:
-            self._functions.popitem(last=False)
+            _, gone = self._functions.popitem(last=False)
+            gone.version = -1
         return function
+
+    def function(self, key: Key) -> Function | None:
+        """What is known of a function called with arguments of these names."""
+        return self._functions.get(key)
 
     def _quantity(self, zoo: Sequence[str]) -> Quantity:
         return Quantity([self._make[name]() for name in zoo])
+
+    @property
+    def pending(self) -> int:
+        """Tasks that wait for `learn_pending`."""
+        return len(self._nursery)
 
     def learn_pending(self, budget_s: float, clock: Callable[[], float]) -> int:
         """Grow trees from the tasks that wait for it, away from the event loop; the number of tasks learned."""
@@ -175,6 +235,26 @@ class Costs:
             duration.source,
         )  # fmt: skip
 
+    def say(self, function: Function, x: Vector) -> tuple[float, float, float, int, float, float | None, float | None]:
+        """p50, p90 and p99 of the duration on an average worker (s), samples, error, p50 of output and p90 of peak (B).
+
+        Quantiles are within what durations are; the error is never below 1 / samples: so few can't show it.
+        """
+        duration, output, peak = function.duration, function.output, function.peak
+        level, spread, samples = duration.predict(x), duration.residuals, duration.samples
+        p50, p90, p99 = level + spread.p50, level + spread.p90, level + spread.p99
+        if not _SHORTEST <= p50 <= p99 <= _LONGEST:
+            p50, p90, p99 = (min(max(part, _SHORTEST), _LONGEST) for part in (p50, p90, p99))
+        return (
+            exp(p50),
+            exp(p90),
+            exp(p99),
+            samples,
+            max(spread.error, 1.0 / max(samples, 1)),
+            None if output is None else _bytes(output.predict(x) + output.residuals.p50),
+            None if peak is None else _bytes(peak.predict(x) + peak.residuals.p90),
+        )
+
     def log_factor(self, features: TaskFeatures, worker: str) -> float:
         """Of the duration on this worker, over that on an average one; a placement asks for every worker."""
         factor = self.speeds.log_factor(worker)
@@ -195,20 +275,20 @@ class Costs:
 
     def to_state(self) -> State:
         """All that is known, as plain JSON types; functions used last come last."""
-        return {
-            "version": VERSION,
-            "functions": [
-                {
+        return {"version": VERSION, "functions": list(self.function_states()), "workers": self.speeds.to_state()}
+
+    def function_states(self) -> Iterator[State]:
+        """Of each function, as in `to_state`; tasks may be learned between two of them."""
+        for name, names in list(self._functions):
+            if (function := self._functions.get((name, names))) is not None:
+                yield {
                     "function": name,
                     "names": list(names),
                     "duration": function.duration.to_state(),
                     "output": None if function.output is None else function.output.to_state(),
                     "peak": None if function.peak is None else function.peak.to_state(),
+                    "peak_is_bound": function.peak_is_bound,
                 }
-                for (name, names), function in self._functions.items()
-            ],
-            "workers": self.speeds.to_state(),
-        }
 
     def merge(self, state: Any) -> int:
         """Take over from a snapshot what is not known better already; the number of functions taken over.
@@ -234,18 +314,21 @@ class Costs:
             known = self._functions.get(key)
             better = len(self) < self._most if known is None else known.duration.samples < function.duration.samples
             if better:
+                if known is not None:
+                    known.version = -1
                 self._functions[key] = function
                 self._functions.move_to_end(key, last=known is not None)
                 taken += 1
         self.speeds.restore(state["workers"])
         return taken
 
-    def _read(self, entry: Any) -> tuple[Key, _Function]:
-        function = _Function(self._restored(self._zoo, entry["duration"]))
+    def _read(self, entry: Any) -> tuple[Key, Function]:
+        function = Function(self._restored(self._zoo, entry["duration"]))
         if entry["output"] is not None:
             function.output = self._restored(SIZE_ZOO, entry["output"])
         if entry["peak"] is not None:
             function.peak = self._restored(SIZE_ZOO, entry["peak"])
+            function.peak_is_bound = entry.get("peak_is_bound") is True
         return (str(entry["function"]), tuple(map(str, entry["names"]))), function
 
     def _restored(self, zoo: Sequence[str], state: Any) -> Quantity:
@@ -254,10 +337,14 @@ class Costs:
         return quantity
 
 
-def vector(features: TaskFeatures) -> list[float]:
+def vector(features: TaskFeatures) -> tuple[float, ...]:
     """What models are given: the terms of the arguments, then those of the context."""
     _, _, terms, input_bytes, input_count, _, concurrency = features
-    return [*terms, log1p(input_bytes), log1p(input_count), log1p(concurrency)]
+    return (*terms, log1p(input_bytes), log1p(input_count), log1p(concurrency))
+
+
+def _bytes(level: float) -> float:
+    return exp(level) - 1.0 if 0.0 < level < 50.0 else 0.0 if level <= 0.0 else LARGEST_BYTES
 
 
 def _exp(level: float) -> float:
@@ -270,7 +357,7 @@ def _guess(prior_s: float) -> Prediction | None:
     return Prediction(prior_s, prior_s * exp(1.2816), prior_s * exp(2.3263), 0, PRIOR_ERROR, "prior")
 
 
-def _learn_size(quantity: Quantity, x: list[float], size: float) -> None:
+def _learn_size(quantity: Quantity, x: Vector, size: float) -> None:
     quantity.learn(x, log1p(size), quantity.predict(x), every=True)
 
 

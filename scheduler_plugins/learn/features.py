@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import types
+import weakref
 import zlib
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -38,6 +39,8 @@ _LIBRARIES = ("cupy", "pandas", "polars", "pyarrow", "scipy", "torch", "xarray")
 _APPLY = "dask.utils.apply"
 _SUBGRAPH = "dask._task_spec._execute_subgraph"
 _GRAPH_NODES = "dask._task_spec"
+_inputs: set[type] = set()
+"""Dask's classes for "the result of that task", as they come: they are the most frequent arguments."""
 
 
 def features_of(
@@ -77,14 +80,15 @@ class _Reader:
             if type(func) is functools.partial:
                 self.arguments(func.args, func.keywords, prefix + "partial ")
                 func = func.func
-            elif (name := name_of(func)) == _APPLY and type(args) is tuple and len(args) >= 2:
+            elif (name := _name_of_known(func)) == _APPLY and type(args) is tuple and len(args) >= 2:
                 func, kwargs, args = args[0], args[2] if len(args) > 2 else {}, _parts(args[1])
             elif name == _SUBGRAPH and type(args) is tuple and args and type(args[0]) is dict:
                 return self.fused(args[0])
             else:
-                break
+                self.arguments(args, kwargs, prefix)
+                return name
         self.arguments(args, kwargs, prefix)
-        return name_of(func)
+        return _name_of_known(func)
 
     def fused(self, tasks: dict[object, object]) -> str:
         inner = [self.task(task, f"{i}: ") for i, task in enumerate(islice(tasks.values(), _FUSED))]
@@ -96,7 +100,8 @@ class _Reader:
     def arguments(self, args: object, kwargs: object, prefix: str) -> None:
         if isinstance(args, tuple):
             for i, value in enumerate(args[:MOST_VALUES]):
-                self.value(value, f"{prefix}{i}", _DEEPEST)
+                if type(value) not in _inputs:
+                    self.value(value, f"{prefix}{i}", _DEEPEST)
         if type(kwargs) is dict:
             for name, value in islice(kwargs.items(), MOST_VALUES):
                 if type(name) is str:
@@ -132,6 +137,8 @@ class _Reader:
 
     def node(self, node: Any, kind: type, name: str, depth: int) -> None:
         """A task or a container inside the arguments. Inputs are not read here: they are counted as inputs."""
+        if kind.__name__ in ("TaskRef", "Alias"):
+            _inputs.add(kind)
         if depth <= 0:
             return
         if kind.__name__ == "DataNode":
@@ -145,14 +152,37 @@ class _Reader:
         self.terms.append(term)
 
 
+_named: dict[int, tuple[weakref.ref[types.FunctionType], str]] = {}
+_MOST_NAMED = 4096
+
+
+def _name_of_known(func: Any) -> str:
+    """`name_of`, which is asked for the same few functions again and again."""
+    if type(func) is not types.FunctionType:
+        return name_of(func)
+    known = _named.get(id(func))
+    if known is not None and known[0]() is func:
+        return known[1]
+    if len(_named) >= _MOST_NAMED:
+        _named.clear()
+    name = name_of(func)
+    _named[id(func)] = (weakref.ref(func), name)
+    return name
+
+
 def name_of(func: Any, depth: int = _DEEPEST) -> str:  # noqa: PLR0911 - one case for each kind of callable
-    """The qualified name of a callable, the same in every process; a lambda's has a checksum of its code in it."""
+    """The qualified name of a callable, the same in every process.
+
+    A lambda's has a checksum of its code in it, and so has that of a function of `__main__`: people write those anew
+    under the same name.
+    """
     kind = type(func)
     if depth < 0:
         return "?"
     if kind is types.FunctionType:
         name = f"{_text(func.__module__)}.{_text(func.__qualname__)}"
-        return f"{name}#{_checksum(func.__code__):08x}" if func.__name__ == "<lambda>" else name
+        changes = func.__name__ == "<lambda>" or func.__module__ == "__main__"
+        return f"{name}#{_checksum(func.__code__):08x}" if changes else name
     if kind is types.BuiltinFunctionType:
         # A method of C has an object in __self__, a function its module or nothing.
         owner = func.__self__
@@ -200,8 +230,12 @@ def _text(value: object) -> str:
     return value[:LONGEST_NAME] if type(value) is str else "?"
 
 
-def _checksum(code: types.CodeType) -> int:
-    constants = [value for value in code.co_consts[:MOST_VALUES] if type(value) in (int, float, str, bool)]
+def _checksum(code: types.CodeType, depth: int = _DEEPEST) -> int:
+    constants = [
+        _checksum(value, depth - 1) if depth and type(value) is types.CodeType else value
+        for value in code.co_consts[:MOST_VALUES]
+        if type(value) in (int, float, str, bool, types.CodeType)
+    ]
     return zlib.crc32(repr((code.co_names[:MOST_VALUES], constants)).encode(), zlib.crc32(code.co_code))
 
 

@@ -47,6 +47,8 @@ class Observation(NamedTuple):
     queued_s: float = 0.0
     transfer_s: float = 0.0
     at_s: float = 0.0
+    peak_at_most_bytes: float | None = None
+    """Where other work in the same process could not be told apart."""
 
 
 class Prediction(NamedTuple):

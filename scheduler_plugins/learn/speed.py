@@ -9,6 +9,7 @@ the same worker a lot.
 from __future__ import annotations
 
 from collections import OrderedDict
+from math import sqrt
 from typing import Any
 
 from scheduler_plugins.learn.models import finite
@@ -23,6 +24,13 @@ LOCAL_SPREAD = 0.2
 """Of the factor of one worker for one function beyond its factor for all."""
 KEEP = 0.95
 """Of the past, with each task: 20 tasks are remembered."""
+_NOTICED = 0.05
+"""A log factor below which nobody cares."""
+_LARGEST = 5.0
+_RESTORED_WEIGHT = 4.0 / LEAST_NOISE**2
+"""Most that a factor of a former run counts for: four tasks. The address may be another machine's by now."""
+DOUBT = 1.6
+"""Standard deviations: 5 % are wrong on either side."""
 STREAK = 3
 """Tasks in a row that a worker must be off in the same direction to have changed."""
 
@@ -65,10 +73,16 @@ class Speeds:
         self._most = most_workers
         self._spread_sum = 0.0
         self._spreads: dict[str, float] = {}
+        self._heard: set[str] = set()
 
     def log_factor(self, worker: str) -> float:
         pull = self._workers.get(worker)
         return 0.0 if pull is None else pull.value
+
+    def doubt(self, worker: str) -> float:
+        """How far the log factor may well be off: two workers that differ by less may be equally fast."""
+        pull = self._workers.get(worker)
+        return 0.0 if pull is None else DOUBT / sqrt(pull.weight + 1.0 / self.variance)
 
     @property
     def variance(self) -> float:
@@ -82,8 +96,8 @@ class Speeds:
         if pull is None:
             pull = self._workers[worker] = Pull()
             if len(self._workers) > self._most:
-                gone, _ = self._workers.popitem(last=False)
-                self._spread_sum -= self._spreads.pop(gone, 0.0)
+                self.forget(next(iter(self._workers)))
+        self._heard.add(worker)
         noise = max(noise, LEAST_NOISE)
         pull.add(residual, noise, 1.0 / self.variance)
         if pull.weight * noise * noise > 1.9:
@@ -92,6 +106,19 @@ class Speeds:
             self._spread_sum += spread - self._spreads.get(worker, 0.0)
             self._spreads[worker] = spread
         return pull.value
+
+    def fade(self, keep: float) -> None:
+        """Keep this part of what is known of workers from which nothing was learned since the last call.
+
+        Whoever is thought slow is given no work, and could never show that it is not: one bad task must not last.
+        """
+        heard, self._heard = self._heard, set()
+        precision = 1.0 / self.variance
+        for worker, pull in self._workers.items():
+            if pull.weight > 0.0 and not -_NOTICED < pull.value < _NOTICED and worker not in heard:
+                pull.weight *= keep
+                pull.sum *= keep
+                pull.value = pull.sum / (pull.weight + precision)
 
     def forget(self, worker: str) -> None:
         """The worker has left."""
@@ -106,7 +133,10 @@ class Speeds:
         read = {str(worker): [finite(value) for value in entry] for worker, entry in state.items()}
         if any(len(entry) != 3 for entry in read.values()):
             raise ValueError("the factor of a worker is not three numbers")
-        for worker, (weight, total, value) in read.items():
-            if worker not in self._workers and len(self._workers) < self._most:
+        precision = 1.0 / self.variance
+        for worker, (weight, total, _) in read.items():
+            if worker not in self._workers and len(self._workers) < self._most and weight > 0.0:
                 pull = self._workers[worker] = Pull()
-                pull.weight, pull.sum, pull.value = weight, total, value
+                pull.weight = min(weight, _RESTORED_WEIGHT)
+                pull.sum = pull.weight * min(max(total / weight, -_LARGEST), _LARGEST)
+                pull.value = pull.sum / (pull.weight + precision)

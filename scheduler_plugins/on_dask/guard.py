@@ -40,11 +40,15 @@ class Guard:
         try:
             yield
         except Exception as error:  # noqa: BLE001 — whatever it is, Dask must go on
-            self.failures[part] += 1
-            reason = str(error) if isinstance(error, SwarmError) else f"{type(error).__name__}: {error}"
-            self._log.error("part_failed", part=part, reason=reason, failures=self.failures[part], exc_info=error)
-            if self.failures[part] >= STRIKES:
-                self.switch_off(part, reason)
+            self.failed(part, error)
+
+    def failed(self, part: str, error: Exception) -> None:
+        """Count a failure, and log it; the third one switches the part off."""
+        self.failures[part] += 1
+        reason = str(error) if isinstance(error, SwarmError) else f"{type(error).__name__}: {error}"
+        self._log.error("part_failed", part=part, reason=reason, failures=self.failures[part], exc_info=error)
+        if self.failures[part] >= STRIKES:
+            self.switch_off(part, reason)
 
     def switch_off(self, part: str, reason: str) -> None:
         """Do without `part` from now on."""

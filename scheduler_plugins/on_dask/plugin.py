@@ -12,17 +12,20 @@ from tornado.ioloop import PeriodicCallback
 
 import swarm
 from scheduler_plugins.decide.controller import Controller
+from scheduler_plugins.decide.limits import Limit
 from scheduler_plugins.on_dask import observe, selftest
 from scheduler_plugins.on_dask.enact import Enactor
+from scheduler_plugins.on_dask.explaining import Explaining
 from scheduler_plugins.on_dask.guard import Guard
 from scheduler_plugins.on_dask.loop import ControlLoop
 from scheduler_plugins.on_dask.membership import Membership
+from scheduler_plugins.on_dask.mind import PART, Mind
 from scheduler_plugins.on_dask.recording import Recording
 from scheduler_plugins.on_dask.runs import Key, Runs
 from swarm import config_sources
 from swarm.config import Layer, Resolved, resolve
 from swarm.dashboard.view_model import ViewModel
-from swarm.errors import ProtocolError, RunFailedError
+from swarm.errors import ProtocolError, RunFailedError, UnknownKeyError
 from swarm.protocol import SCHEMA_VERSION, Event, PartDisabled, RunStatus, WorkerLeft, to_wire
 from swarm.telemetry.logs import get_logger
 
@@ -84,8 +87,14 @@ class SwarmPlugin(SchedulerPlugin):
             scheduler, Controller(self.resolved.settings), Enactor(scheduler), self.view, self.guard, self.log
         )
         self.members = Membership(scheduler, self.resolved, self.loop.take)
+        settings = self.resolved.settings
+        limit = Limit(settings.task_timeout, settings.task_retries, settings.task_backoff)
+        self.mind = Mind(scheduler, self.guard, self.log, folder, limit)
         for feature, reason in selftest.missing(scheduler).items():
             self.guard.switch_off(feature, reason)
+        if self.resolved.settings.load_balancing and self.guard.is_on(PART):
+            with self.guard(PART):
+                await self.mind.start()
         self._is_running = True
         self._connect()
         for state in list(scheduler.workers.values()):
@@ -104,6 +113,7 @@ class SwarmPlugin(SchedulerPlugin):
             "swarm_end_run": self.end_run,
             "swarm_run": self.run,
             "swarm_explain_run": self.explain_run,
+            "swarm_explain": self.explain,
         }
         with self.guard("membership"):
             scheduler.handlers.update(self._handlers)
@@ -127,6 +137,7 @@ class SwarmPlugin(SchedulerPlugin):
             return
         self._is_running = False
         self._cycle.stop()
+        self.mind.stop()
         self.ear.hear = None  # the extension itself stays: workers may still send to it
         if self.scheduler.handlers.get("swarm_status") == self.status:  # not those of a plugin that came after
             for name in self._handlers:
@@ -138,6 +149,8 @@ class SwarmPlugin(SchedulerPlugin):
             self.recording.journal.stop()
 
     async def before_close(self) -> None:
+        if self._is_running:
+            await self.mind.close()
         self._disconnect()
         if self.recording is not None:
             deadline_s = time.monotonic() + JOURNAL_PATIENCE_S
@@ -151,12 +164,18 @@ class SwarmPlugin(SchedulerPlugin):
     # -- Dask's hooks ------------------------------------------------------------------------------------------
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        if self._is_running and self.guard.is_on("membership"):
+        if not self._is_running:
+            return
+        self.mind.add_worker(worker)
+        if self.guard.is_on("membership"):
             with self.guard("membership"):
                 self._welcome(worker)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any) -> None:
-        if self._is_running and self.guard.is_on("membership"):
+        if not self._is_running:
+            return
+        self.mind.remove_worker(worker)
+        if self.guard.is_on("membership"):
             with self.guard("membership"):
                 self.members.worker_left(worker)
                 self.loop.take(WorkerLeft(at_s=time.time(), worker=worker, reason=stimulus_id.rpartition("-")[0]))
@@ -171,7 +190,10 @@ class SwarmPlugin(SchedulerPlugin):
     def update_graph(
         self, scheduler: Scheduler, *, client: str, keys: Collection[Key], tasks: Collection[Key], **kwargs: Any
     ) -> None:
-        if self._is_running and self.guard.is_on("runs"):
+        if not self._is_running:
+            return
+        self.mind.update_graph(tasks)
+        if self.guard.is_on("runs"):
             with self.guard("runs"):
                 if not self.runs.awaits(client, keys):
                     return
@@ -181,7 +203,9 @@ class SwarmPlugin(SchedulerPlugin):
                 self._take(self.runs.graph_arrived(client, keys, states, time.time()))
 
     def transition(self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
-        """Called for every transition of every task: plain work pays two comparisons and a failed look-up."""
+        """Called for every transition of every task."""
+        if self.mind.is_on:
+            self.mind.transition(key, start, finish, kwargs)
         if finish == "memory":
             if start == "processing":
                 self.finished += 1
@@ -316,3 +340,13 @@ class SwarmPlugin(SchedulerPlugin):
             summary["events"] = [to_wire(event) for event in meanwhile[-1000:]]
             summary["names"] = {ws.address: str(ws.name) for ws in self.scheduler.workers.values()}
         return summary
+
+    async def explain(self, what: Any) -> dict[str, Any]:
+        """Why a task went where it went, or a worker has what it has."""
+        why_not = "" if self.mind.is_on else self.guard.off.get(PART, "the setting load_balancing is off")
+        try:
+            facts = await Explaining(self.scheduler, self.mind).answer(what, why_not)
+        except UnknownKeyError as error:
+            return {"error": UnknownKeyError.__name__, "message": str(error)}
+        facts["runs"] = [run.run for run in self.runs.by_key.get(facts.get("key"), ())]
+        return facts

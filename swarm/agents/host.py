@@ -13,6 +13,7 @@ from distributed.protocol import pickle
 import swarm
 from swarm import config_sources, errors
 from swarm.agents.resource import ResourceAgent
+from swarm.agents.task_memory import TaskMemory
 from swarm.config import Layer, Settings, resolve
 from swarm.errors import ConnectError, MissingPackageError, ProtocolError, SettingsError, SwarmError
 from swarm.preloaded import end
@@ -20,6 +21,7 @@ from swarm.telemetry.logs import get_logger
 from swarm.telemetry.sampler import Sampler
 
 if TYPE_CHECKING:
+    from dask.typing import Key
     from distributed import Worker
 
 NAME = "swarm"
@@ -34,17 +36,23 @@ class AgentHost(WorkerPlugin):
 
     def __init__(self, agents: list[ResourceAgent]) -> None:
         self.agents = agents
+        self.task_memory = TaskMemory()
         self.failures = 0
 
     def setup(self, worker: Worker) -> None:
         for agent in self.agents:
             agent.start()
+        self.task_memory.start(worker)
         worker.extensions[NAME] = self
 
     def teardown(self, worker: Worker) -> None:
         worker.extensions.pop(NAME, None)
         for agent in self.agents:
             agent.stop()
+        self.task_memory.stop()
+
+    def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
+        self.task_memory.transition(key, start, finish)
 
     def heartbeat(self) -> dict[str, float | int] | None:
         """What this worker's next heartbeat carries to `scheduler.extensions["swarm"]`; None when nothing is new."""
@@ -93,6 +101,8 @@ async def start(worker: Worker) -> None:
         sampler.close()
         raise
     log = get_logger(worker=worker.address, agent="host")
+    if host.task_memory.absent:
+        log.warning("task_memory_absent", reason=host.task_memory.absent)
     log.info("agents_started", version=swarm.__version__, agents=[agent.name for agent in host.agents])
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from swarm.cli import OneLineGroup, Refusal
+from swarm.cli import SIMULATED, OneLineGroup, Refusal, Span, require_writable
 from swarm.errors import SwarmError, TwinError
 from swarm.twin import scale as twin_scale
 from swarm.twin.matrix import FORMAT, ORACLE, Run, for_gantt, report, run_matrix, versions
@@ -101,8 +101,11 @@ def _refusal(error: SwarmError) -> Refusal:
 
 def _new_file(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Path | None:
     """Refuse before minutes of work, not after them."""
-    if path is not None and not path.parent.is_dir():
-        raise click.BadParameter(f"there is no folder {path.parent}")
+    try:
+        if path is not None:
+            require_writable(path)
+    except SwarmError as error:
+        raise click.BadParameter(str(error)) from None
     return path
 
 
@@ -130,7 +133,7 @@ picture_option = click.option(
 @click.option("--policy", "policies", multiple=True, help="stock, no-stealing, random, swarm, or any preload module.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="How many.")
 @click.option("--processes", type=click.IntRange(1), help="At a time; by default as many as there are CPUs.")
-@click.option("--limit", "limit_s", type=click.FloatRange(0, min_open=True), help="Virtual seconds for one run.")
+@click.option("--limit", "limit_s", type=Span(), help="Virtual time for one run, such as 10m or 300 (seconds).")
 @click.option("--quick", is_flag=True, help="One seed; stock and swarm only, if no policy is named.")
 @click.option("--gantt", help="Scenario whose Gantt charts are drawn; by default where policies differ most.")
 @click.option("--list", "only_list", is_flag=True, help="Show the scenarios and end.")
@@ -233,13 +236,13 @@ def redraw(figures: Path, picture: Path) -> None:
 
 
 @bench.command("scale")
-@click.option("--workers", type=click.IntRange(1), multiple=True, default=twin_scale.WORKERS, show_default=True)
-@click.option("--tasks", type=click.IntRange(1), multiple=True, default=twin_scale.TASKS, show_default=True)
+@click.option("--workers", type=SIMULATED, multiple=True, default=twin_scale.WORKERS, show_default=True)
+@click.option("--tasks", type=click.IntRange(1, 10_000_000), multiple=True, default=twin_scale.TASKS, show_default=True)
 @click.option("--shape", type=click.Choice(twin_scale.SHAPES), default="independent", show_default=True)
 @click.option("--policy", "decider", default="stock", show_default=True)
 @click.option(
-    "--limit", "limit_s", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True,
-    help="Seconds after which a point is stopped.",
+    "--limit", "limit_s", type=Span(), default="300 s", show_default=True,
+    help="Time after which a point is stopped.",
 )  # fmt: skip
 @json_option
 @picture_option

@@ -7,13 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from distributed.worker_state_machine import (
-    ExecuteFailureEvent,
-    ExecuteSuccessEvent,
-    StateMachineEvent,
-    WorkerState,
-)
+from distributed.worker_state_machine import ExecuteFailureEvent, WorkerState
 
+from swarm.twin.machine import Success
 from swarm.twin.models import Cost, Key, WorkerModel
 from swarm.twin.store import Result, Store
 
@@ -21,13 +17,6 @@ if TYPE_CHECKING:
     from swarm.twin.clock import VirtualLoop
     from swarm.twin.record import Recorder
     from swarm.twin.worker import SimulatedWorker
-
-
-class _Success(ExecuteSuccessEvent):
-    __slots__ = ()
-
-    def to_loggable(self, *, handled: float) -> StateMachineEvent:
-        return self
 
 
 @dataclass(slots=True, eq=False)
@@ -164,7 +153,7 @@ class Computing:
             self._whole, execution, "done" if task is not None and task.state == "executing" else "unwanted"
         )
         self.handle(
-            _Success(
+            Success(
                 key=key,
                 run_id=execution.run_id,
                 value=Result(key, cost.output_bytes, self.name, execution.number),

@@ -207,7 +207,9 @@ class Fleet:
     def _heartbeat(self, worker: SimulatedWorker, message: dict[str, Any]) -> None:
         if message["extensions"] and EXTENSION not in self.scheduler.extensions:
             message["extensions"] = {}
-        reply = self.scheduler.heartbeat_worker(**message)
+        reply = self.scheduler.handlers["heartbeat_worker"](**message)
+        if self._heartbeat_s is not None and "heartbeat-interval" in reply:  # `Worker.find_missing` goes by it too
+            reply["heartbeat-interval"] = self._heartbeat_s
         self.fabric.carry(SCHEDULER, worker.address, 0, 1, worker.heartbeat_answered, reply)
 
     def _telemetry(self, worker: SimulatedWorker) -> Mapping[str, Any]:

@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
@@ -19,8 +20,11 @@ from distributed.protocol import pickle as dask_pickle
 
 from swarm.errors import TwinError
 from swarm.twin.outcome import Outcome
+from swarm.twin.progress import Progress
 
 LENGTH = struct.Struct(">Q")
+Tell = Callable[[int, Progress], object]
+"""Is told, in a thread of its own, how far the job of this number is."""
 WATCH_S = 0.5
 """So often a child looks whether its parent is there."""
 
@@ -35,15 +39,20 @@ class Job:
     """`PYTHONHASHSEED`: Dask's decisions depend on the order of sets of strings."""
 
 
-def simulate_isolated(*arguments: Any, hash_seed: int = 0, **options: Any) -> Outcome:
+def simulate_isolated(
+    *arguments: Any, hash_seed: int = 0, on_progress: Callable[[Progress], object] | None = None, **options: Any
+) -> Outcome:
     """`simulate` in a process of its own: the same arguments give the same trace, here and anywhere."""
-    (answer,) = simulate_all([Job(arguments, options, hash_seed)], processes=1)
+    tell: Tell | None = None if on_progress is None else lambda _, seen: on_progress(seen)
+    (answer,) = simulate_all([Job(arguments, options, hash_seed)], processes=1, on_progress=tell)
     if isinstance(answer, BaseException):
         raise answer
     return answer
 
 
-def simulate_all(jobs: Iterable[Job], processes: int | None = None) -> Generator[Outcome | TwinError]:
+def simulate_all(
+    jobs: Iterable[Job], processes: int | None = None, on_progress: Tell | None = None
+) -> Generator[Outcome | TwinError]:
     """Run simulations in parallel; yields what each gave, in the order of the jobs.
 
     Parameters
@@ -52,11 +61,10 @@ def simulate_all(jobs: Iterable[Job], processes: int | None = None) -> Generator
         What to run. Functions and classes in them travel as Dask sends them.
     processes
         How many run at a time, by default as many as there are CPUs.
+    on_progress
+        Called with the number of a job and how far it is, a few times a second while it runs.
 
-    Raises
-    ------
-    TwinError
-        A process ended without an answer. Errors of a simulation are yielded, not raised.
+    What goes wrong with a simulation or its process is yielded, not raised.
     """
     waiting: SimpleQueue[tuple[int, Job]] = SimpleQueue()
     answers: dict[int, SimpleQueue[Outcome | TwinError]] = {}
@@ -66,7 +74,7 @@ def simulate_all(jobs: Iterable[Job], processes: int | None = None) -> Generator
     over = threading.Event()
     count = min(processes or os.cpu_count() or 1, len(answers))
     children: list[subprocess.Popen[bytes]] = []
-    shared = (waiting, answers, over, children)
+    shared = (waiting, answers, over, children, on_progress)
     threads = [threading.Thread(target=_work_off, args=shared, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -86,6 +94,7 @@ def _work_off(
     answers: Mapping[int, SimpleQueue[Outcome | TwinError]],
     over: threading.Event,
     children: list[subprocess.Popen[bytes]],
+    on_progress: Tell | None,
 ) -> None:
     """Take jobs one after another, with a child process that is kept while the hash seed stays the same."""
     child: subprocess.Popen[bytes] | None = None
@@ -103,11 +112,15 @@ def _work_off(
                 if over.is_set():
                     return
             try:
-                answers[number].put(_ask(child, job))
+                answers[number].put(_ask(child, job, on_progress and partial(on_progress, number)))
             except (OSError, EOFError) as error:
                 _close(child)
                 code, child = child.returncode, None
                 answers[number].put(TwinError(f"the process of a simulation ended with code {code} ({error})"))
+            except Exception as error:  # noqa: BLE001 — whoever waits for the answer must not wait for ever
+                _close(child)
+                child = None
+                answers[number].put(TwinError(f"the simulation can't be sent: {type(error).__name__}: {error}"))
     finally:
         _close(child)
 
@@ -130,11 +143,15 @@ def _close(child: subprocess.Popen[bytes] | None) -> None:
             child.kill()
 
 
-def _ask(child: subprocess.Popen[bytes], job: Job) -> Outcome | TwinError:
+def _ask(
+    child: subprocess.Popen[bytes], job: Job, on_progress: Callable[[Progress], object] | None
+) -> Outcome | TwinError:
     assert child.stdin is not None
     assert child.stdout is not None
-    _write(child.stdin, dask_pickle.dumps((job.arguments, dict(job.options))))
-    answer = pickle.loads(_read(child.stdout))  # noqa: S301 — from our own child
+    _write(child.stdin, dask_pickle.dumps((job.arguments, dict(job.options), on_progress is not None)))
+    while isinstance(answer := pickle.loads(_read(child.stdout)), Progress):  # noqa: S301 — from our own child
+        if on_progress is not None:
+            on_progress(answer)
     assert isinstance(answer, Outcome | TwinError)
     return answer
 
@@ -173,22 +190,25 @@ def _serve() -> None:
     os.dup2(2, 1)  # what anybody prints must not get into the answers
     from swarm.twin.simulation import simulate
 
-    while True:
-        try:
-            arguments, options = pickle.loads(_read(requests))  # noqa: S301 — from our own parent
-        except EOFError:
-            return
-        answer: Outcome | TwinError
-        try:
-            answer = simulate(*arguments, **options)
-        except TwinError as error:
-            answer = error
-        except Exception as error:  # noqa: BLE001 — a defect of the twin or of a policy, told by name
-            answer = TwinError(f"{type(error).__name__}: {error}")
+    def tell(answer: object) -> None:
         try:
             _write(answers, dask_pickle.dumps(answer))
         except BrokenPipeError:  # the parent ended while we worked
             os._exit(1)
+
+    while True:
+        try:
+            arguments, options, tells = pickle.loads(_read(requests))  # noqa: S301 — from our own parent
+        except EOFError:
+            return
+        answer: Outcome | TwinError
+        try:
+            answer = simulate(*arguments, **{"on_progress": tell if tells else None} | options)
+        except TwinError as error:
+            answer = error
+        except Exception as error:  # noqa: BLE001 — a defect of the twin or of a policy, told by name
+            answer = TwinError(f"{type(error).__name__}: {error}")
+        tell(answer)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 Key = Any
 """Dask's own: str, bytes, int, float or a tuple of these."""
 MIB = 1 << 20
+LIMIT_S = 30 * 86_400.0
+"""What a simulation takes at most, unless it is allowed more. A month of silence costs minutes of CPU."""
+MOST_S = 100 * 365 * 86_400.0
+"""What it can be allowed. A float resolves a microsecond of that; far beyond, a clock would no longer move."""
 
 
 def _positive(**values: float) -> None:
@@ -278,9 +282,11 @@ class SchedulerCpu:
     """On each message that comes in, with all that follows from it."""
     graph_task_s: float = 1e-4
     """On each task of a graph that comes in."""
+    batch_s: float = 0.0
+    """On each batch of messages that goes out, to a worker or to the client."""
 
     def __post_init__(self) -> None:
-        _not_negative(message_s=self.message_s, graph_task_s=self.graph_task_s)
+        _not_negative(message_s=self.message_s, batch_s=self.batch_s, graph_task_s=self.graph_task_s)
 
 
 @dataclass(frozen=True)

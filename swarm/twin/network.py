@@ -137,9 +137,14 @@ class Fabric:
         if sender.cut_off != receiver.cut_off and sender is not receiver:
             self._held.append((source, to, payload_bytes, messages, deliver, arguments))
             return True
-        now_s = self.loop.now_s + delay_s
-        leaves_s = max(now_s, self._scheduler_busy_s) if sender is self.scheduler else now_s
-        link = self.model.link(sender.host, receiver.host)
+        if sender is self.scheduler and self.cpu.batch_s:
+            self.charge_scheduler(self.cpu.batch_s)
+        loop, model = self.loop, self.model
+        leaves_s = loop.now_s + delay_s
+        if sender is self.scheduler and leaves_s < self._scheduler_busy_s:
+            leaves_s = self._scheduler_busy_s
+        is_near = sender.host == receiver.host
+        link = model.link(sender.host, receiver.host) if is_near or model.links else model.default
         if payload_bytes:
             arrives_s = self._transferred(sender.host, receiver.host, payload_bytes, link.bytes_per_s, leaves_s)
             arrives_s = max(arrives_s + link.latency_s, self._last_arrival.get((source, to), 0.0))
@@ -150,9 +155,9 @@ class Fabric:
                 arrives_s = max(arrives_s, self._last_arrival[source, to])
         self.in_flight += 1
         if receiver is self.scheduler:
-            self.loop.schedule(arrives_s, self._reached_scheduler, messages, deliver, arguments)
+            loop.schedule(arrives_s, self._reached_scheduler, messages, deliver, arguments)
         else:
-            self.loop.schedule(arrives_s, self._delivered, receiver, deliver, arguments)
+            loop.schedule(arrives_s, self._delivered, receiver, deliver, arguments)
         return True
 
     def _transferred(self, source: str, to: str, size: int, bytes_per_s: float, from_s: float) -> float:

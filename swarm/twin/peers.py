@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,9 @@ from distributed.worker_state_machine import (
     GatherDep,
     GatherDepBusyEvent,
     GatherDepNetworkFailureEvent,
-    GatherDepSuccessEvent,
 )
 
+from swarm.twin.machine import Gathered
 from swarm.twin.models import Key
 from swarm.twin.store import Store
 
@@ -49,6 +50,10 @@ class Peers:
         self._loop = worker.loop
         self._connected: set[str] = set()
         """Peers with a connection in the pool: these are not asked for a handshake again."""
+        self._unanswered: deque[tuple[float, Transfer]] = deque()
+        """Asked for without a connection, and when it is given up."""
+        self._is_patient = False
+        """Whether the end of a wait is planned: one event for all, since few of them ever matter."""
         self._mine: dict[Transfer, None] = {}
         self._asked: dict[Transfer, None] = {}
         """Of others, which wait for an answer from here."""
@@ -71,16 +76,26 @@ class Peers:
             self._loop.schedule(now_s + latency_s, self._worker.local, self._failed, transfer)
             return
         if address not in self._connected:
-            self._loop.schedule(now_s + self._connect_timeout_s, self._no_handshake, transfer)
+            self._unanswered.append((now_s + self._connect_timeout_s, transfer))
+            if not self._is_patient:
+                self._is_patient = True
+                self._loop.schedule(now_s + self._connect_timeout_s, self._no_handshake)
         peer = self._worker.fleet[address].peers
         peer._asked[transfer] = None
         self._fabric.carry(
             self._worker.address, address, 0, 1, peer.serve, transfer, delay_s=self._fabric.model.request_s
         )
 
-    def _no_handshake(self, transfer: Transfer) -> None:
-        if not transfer.is_over and transfer.peer not in self._connected:
-            self._worker.local(self._failed, transfer)
+    def _no_handshake(self) -> None:
+        """Give up what was asked for too long ago, and plan the next look."""
+        unanswered, now_s = self._unanswered, self._loop.now_s
+        while unanswered and (unanswered[0][0] <= now_s or unanswered[0][1].is_over):
+            _, transfer = unanswered.popleft()
+            if not transfer.is_over and transfer.peer not in self._connected:
+                self._worker.local(self._failed, transfer)
+        self._is_patient = bool(unanswered)
+        if unanswered:
+            self._loop.schedule(unanswered[0][0], self._no_handshake)
 
     def _over(self, transfer: Transfer) -> bool:
         """Close a transfer; False when it was closed before."""
@@ -108,7 +123,7 @@ class Peers:
             return
         self._note(transfer, data)
         self._worker.handle(
-            GatherDepSuccessEvent(
+            Gathered(
                 worker=transfer.peer,
                 total_nbytes=transfer.total_nbytes,
                 data=data,

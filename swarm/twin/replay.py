@@ -7,8 +7,10 @@ A run comes from the journal of a scheduler (`scheduler_plugins.io.journal`) or 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import shlex
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +19,12 @@ from swarm.errors import TwinError
 from swarm.twin import wfformat
 from swarm.twin.bounds import lower_bound_s
 from swarm.twin.isolated import Job, simulate_all
-from swarm.twin.models import ClusterModel, Cost, Memory, WorkerModel
+from swarm.twin.matrix import versions
+from swarm.twin.models import LIMIT_S, MOST_S, ClusterModel, Cost, Memory, WorkerModel
 from swarm.twin.outcome import Outcome
 from swarm.twin.policies import policy
+from swarm.twin.progress import Progress, span
+from swarm.twin.simulation import require_within
 from swarm.twin.work import Work, made_up
 
 if TYPE_CHECKING:
@@ -29,7 +34,14 @@ RECORDED = "recorded"
 LONG_S = 1800.0
 """Lower bound of the makespan from which a run counts as long."""
 SELDOM_S = 20.0
-"""Between two heartbeats in a long run; Dask misses a worker after 300 s."""
+"""Between two heartbeats in a long run."""
+RARE_S = 120.0
+"""And in one of days; Dask misses a worker after 300 s."""
+BEATS = 3600
+"""Heartbeats of a worker that are enough for a run, where these two leave a choice."""
+HASH_SEED = 0
+WIDE = 68
+"""Columns of a terminal from which the table needs no short headings."""
 NOTABLE = 0.02
 """Share of the makespan from which a start-up delay is worth a remark."""
 
@@ -60,6 +72,8 @@ class Recording:
     workers: Sequence[WorkerModel]
     row: Row
     remarks: tuple[str, ...] = ()
+    file: str | None = None
+    """Path of the trace; None: it is from a journal, which knows it by its name."""
 
     def cluster(self, workers: int | None = None, threads: int | None = None) -> ClusterModel:
         """The recorded cluster, or so many workers like the ones that were there.
@@ -80,7 +94,8 @@ class Recording:
     def _beating(self, workers: Sequence[WorkerModel]) -> ClusterModel:
         """With fewer heartbeats where the run takes hours: nothing fails in a replay that they would tell of."""
         bound_s = lower_bound_s(self.work.total_s, self.work.critical_path_s, workers)
-        return ClusterModel(workers, heartbeat_s=SELDOM_S if bound_s > LONG_S else None)
+        seldom_s = min(max(SELDOM_S, bound_s / BEATS), RARE_S)
+        return ClusterModel(workers, heartbeat_s=seldom_s if bound_s > LONG_S else None)
 
 
 def find(run: str, path: Path | None) -> Recording:
@@ -100,7 +115,7 @@ def find(run: str, path: Path | None) -> Recording:
     """
     file = Path(run)
     if file.suffix == ".json" or file.is_file():
-        return from_trace(wfformat.load(file))
+        return replace(from_trace(wfformat.load(file)), file=run)
     if path is None:
         raise TwinError("the setting state_directory is null, so there is no journal; name one with --journal")
     return from_journal(journal.read(path, run))
@@ -177,40 +192,95 @@ def replay(
     threads: int | None = None,
     policies: Sequence[str] = ("swarm",),
     seed: int = 0,
-) -> Iterator[Row]:
+    limit_s: float = LIMIT_S,
+    on_progress: Callable[[int, Progress], object] | None = None,
+) -> Generator[Row]:
     """Simulate each number of workers with each policy; yields a row for each as it comes, in this order.
 
     Without `workers` it is the recorded cluster. The same arguments give the same rows: each simulation runs in a
-    process with a hash seed of its own.
+    process with the hash seed `HASH_SEED`.
+
+    Parameters
+    ----------
+    limit_s
+        Virtual seconds that a simulation may take.
+    on_progress
+        Is told the number of a row and how far it is, a few times a second, in a thread of its own.
 
     Raises
     ------
     TwinError
-        There is no such policy, or a simulation failed.
+        There is no such policy, the work takes longer than the limit, or a simulation failed.
     """
+    if not 0 < limit_s <= MOST_S:
+        raise TwinError(f"limit_s is {limit_s!r}, must be above 0 and at most {MOST_S:.4g} (100 years)")
     for name in policies:
         policy(name)
     cases = [(recording.cluster(count, threads), name) for count in (workers or (None,)) for name in policies]
-    jobs = [Job((recording.work, cluster), {"policy": name, "seed": seed}) for cluster, name in cases]
-    for (cluster, name), answer in zip(cases, simulate_all(jobs), strict=True):
-        if not isinstance(answer, Outcome):
-            raise type(answer)(f"{len(cluster.workers)} workers, {name}: {answer}")
-        yield Row(
-            len(cluster.workers),
-            cluster.threads,
-            name,
-            answer.makespan_s,
-            _over_bound(recording.work, cluster.workers, answer.makespan_s),
-            answer.busy_share,
-            answer.steals,
-            answer.transfers,
-        )
+    for cluster, _ in cases:
+        require_within(limit_s, recording.work, cluster.workers, "--limit")
+    options = {"seed": seed, "time_limit_s": limit_s}
+    jobs = [Job((recording.work, cluster), {"policy": name, **options}, HASH_SEED) for cluster, name in cases]
+    with closing(simulate_all(jobs, on_progress=on_progress)) as answers:
+        for (cluster, name), answer in zip(cases, answers, strict=True):
+            yield _row(recording.work, cluster, name, answer, limit_s)
 
 
-def as_json(recording: Recording, rows: Sequence[Row]) -> dict[str, Any]:
-    """For other programs: the recorded run and the rows, in the units of the names."""
+def titles(recording: Recording, workers: Sequence[int], policies: Sequence[str]) -> list[str]:
+    """What to call the rows of `replay`, in their order."""
+    return [f"{count or len(recording.workers)} workers, {name}" for count in (workers or (None,)) for name in policies]
+
+
+def command_line(
+    run: str,
+    journal_file: Path | None,
+    *,
+    workers: Sequence[int],
+    threads: int | None,
+    policies: Sequence[str],
+    seed: int,
+    limit_s: float,
+) -> str:
+    """What gives the same rows again."""
+    words = ["swarm", "replay", run]
+    words += ["--journal", str(journal_file)] if journal_file is not None else []
+    words += [word for count in workers for word in ("--workers", str(count))]
+    words += ["--threads", str(threads)] if threads is not None else []
+    words += [word for name in policies for word in ("--policy", name)]
+    words += ["--seed", str(seed)]
+    words += ["--limit", f"{limit_s!r} s"] if limit_s != LIMIT_S else []
+    return shlex.join(words)
+
+
+def _row(work: Work, cluster: ClusterModel, policy_name: str, answer: Outcome | TwinError, limit_s: float) -> Row:
+    case = f"{len(cluster.workers)} workers, {policy_name}"
+    if not isinstance(answer, Outcome):
+        raise type(answer)(f"{case}: {answer}")
+    if answer.status == "time limit":
+        raise TwinError(f"{case}: not finished after {span(limit_s)}; allow more with --limit, up to {span(MOST_S)}")
+    if answer.status != "finished":
+        key, reason = next(iter(answer.failed.items()))
+        raise TwinError(f"{case}: {len(answer.failed)} wanted tasks failed, the first is {key!r}: {reason}")
+    return Row(
+        len(cluster.workers),
+        cluster.threads,
+        policy_name,
+        answer.makespan_s,
+        _over_bound(work, cluster.workers, answer.makespan_s),
+        answer.busy_share,
+        answer.steals,
+        answer.transfers,
+    )
+
+
+def as_json(recording: Recording, rows: Sequence[Row], *, seed: int, again: str) -> dict[str, Any]:
+    """For other programs: the recorded run and the rows, in the units of the names, and what gives them again."""
     return {
         "run": recording.name,
+        "seed": seed,
+        "hash_seed": HASH_SEED,
+        "again": again,
+        "versions": versions(),
         "tasks": len(recording.work),
         "work_s": recording.work.total_s,
         "critical_path_s": recording.work.critical_path_s,
@@ -231,16 +301,21 @@ def render(recording: Recording, rows: Sequence[Row], out: Console, err: Console
     sizes = f"{len(work)} tasks, {work.total_s:.4g} s of work, longest chain {work.critical_path_s:.4g} s"
     title = f"{recording.name}: {sizes}"
     out.print(Text(printable(title)), soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("workers", "threads", "policy", "makespan", "over bound", "busy", "steals", "transfers"):
-        table.add_column(name, justify="left" if name == "policy" else "right", overflow="fold")
+    narrow = out.width < WIDE
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0 if narrow else (0, 1, 0, 0))
+    columns = ("work-\ners", "thre-\nads") if narrow else ("workers", "threads")
+    for heading in (*columns, "policy", "makespan", "over\nbound", "busy", "steals", "trans-\nfers"):
+        if heading == "policy":
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
     for row in (recording.row, *rows):
         table.add_row(
             str(row.workers or "–"),
             str(row.threads),
             Text(row.policy, style="bold" if row.policy == RECORDED else ""),
-            _or_dash(row.makespan_s, "{:.4g} s"),
-            _or_dash(row.over_bound, "{:.2f} ×"),
+            "–" if row.makespan_s is None else span(row.makespan_s),
+            _or_dash(row.over_bound, "{:.2f}"),
             _or_dash(row.busy_share, "{:.0%}"),
             _or_dash(row.steals, "{}"),
             _or_dash(row.transfers, "{}"),

@@ -33,7 +33,7 @@ def measure(shape: str, workers: int, tasks: int, policy: str = "stock") -> Poin
 
     before_bytes = psutil.Process().memory_info().rss
     durations = LogNormal(1.0, 0.5)
-    width = max(1, min(tasks, 2 * workers))
+    width = max(1, min(tasks, 2 * workers))  # two waves a layer: wide enough that no worker is without work for long
     work = independent(tasks, durations) if shape == "independent" else layered(-(-tasks // width), width, durations)
     outcome = simulate(work, uniform(workers), policy=policy)
     return {

@@ -80,7 +80,10 @@ class Registration:
 
 
 class GraphCharge(SchedulerPlugin):
-    """Charges the scheduler's CPU for a graph that arrives; the first plugin, so that all that follows waits."""
+    """Charges the scheduler's CPU for the graph when it arrives; the first plugin, so that all that follows waits.
+
+    It is the only graph, and afterwards Dask would tell the plugin of every transition: so it goes.
+    """
 
     name = "swarm-twin-graph-charge"
 
@@ -89,10 +92,11 @@ class GraphCharge(SchedulerPlugin):
 
     def update_graph(self, scheduler: Scheduler, *, tasks: Any, **kwargs: Any) -> None:
         self._fabric.charge_scheduler(self._fabric.cpu.graph_task_s * len(tasks))
+        scheduler.remove_plugin(self.name)
 
 
 class ClockSetter(SchedulerPlugin):
-    """Lets what the preloads have imported read the virtual clock, before their plugins start."""
+    """Lets what the preloads have imported read the virtual clock, before their plugins start, and goes."""
 
     name = "swarm-twin-clock-setter"
 
@@ -101,3 +105,4 @@ class ClockSetter(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:
         self._patch()
+        scheduler.remove_plugin(self.name)

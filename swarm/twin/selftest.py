@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from functools import cache
+from functools import cache, singledispatchmethod
 from importlib.metadata import version
 from typing import Any
 
@@ -37,7 +37,11 @@ def changed() -> tuple[str, ...]:
         ),
         "Scheduler.decide_worker_non_rootish(ts)": _takes(Scheduler.decide_worker_non_rootish, "ts"),
         "versions.error_message": hasattr(versions, "error_message"),
-        "worker_state_machine.TaskState.__hash__": "__hash__" in vars(wsm.TaskState),
+        "worker_state_machine.TaskState.__hash__": {"__hash__", "__post_init__"} <= set(vars(wsm.TaskState)),
+        "worker_state_machine.TaskCounter": {"_current_count", "_new_tasks"} <= set(wsm.TaskCounter.__slots__)
+        and _takes(wsm.TaskCounter.transitions, "prev_states")
+        and _takes(wsm.TaskCounter.current_count, "by_prefix"),
+        "WorkerState._handle_event": isinstance(vars(wsm.WorkerState).get("_handle_event"), singledispatchmethod),
         "ActiveMemoryManagerPolicy": hasattr(amm, "ActiveMemoryManagerPolicy"),
         "WorkerState(nthreads, address, data)": _takes(wsm.WorkerState, "nthreads", "address", "data", "validate"),
         "WorkerState.handle_stimulus": hasattr(wsm.WorkerState, "handle_stimulus"),

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,14 +18,16 @@ from distributed.core import Status
 
 from swarm.errors import DeadlockError, InvariantError, TwinError
 from swarm.twin import diagnosis, selftest
+from swarm.twin.bounds import lower_bound_s
 from swarm.twin.clock import VirtualLoop, running_loop, virtual_time
 from swarm.twin.faults import Fault, Join, check
 from swarm.twin.fleet import Fleet
 from swarm.twin.inject import Injector
-from swarm.twin.models import ClusterModel
+from swarm.twin.models import LIMIT_S, MOST_S, ClusterModel, WorkerModel
 from swarm.twin.network import SCHEDULER, Fabric
 from swarm.twin.outcome import Outcome
 from swarm.twin.policies import Policy, policy
+from swarm.twin.progress import Progress, span, telling
 from swarm.twin.record import Recorder
 from swarm.twin.saved import Case, hash_seed_here
 from swarm.twin.scheduler import ClockSetter, GraphCharge, TwinScheduler, report_by_stream
@@ -38,6 +40,8 @@ PATIENCE_S = 720.0
 notices a hung worker (`distributed.scheduler.worker-ttl`, twice)."""
 LOOK_S = 30.0
 """Between two looks at the progress."""
+IDLE_CHECKS = {"idle-timeout": "idle_timeout", "no-workers-timeout": "no_workers_timeout"}
+"""Callback of the scheduler, four times a second → its setting, without which it does nothing."""
 
 
 def simulate(
@@ -51,6 +55,7 @@ def simulate(
     gather: bool = False,
     validate: bool = False,
     checked: bool = True,
+    on_progress: Callable[[Progress], object] | None = None,
 ) -> Outcome:
     """Run `work` on `cluster` and tell what happened.
 
@@ -67,13 +72,16 @@ def simulate(
     seed
         Of what the simulation itself draws: when workers' heartbeats begin, what Dask draws at random.
     time_limit_s
-        Virtual seconds after which it ends unfinished; by default it runs until the work is done or stuck.
+        Virtual seconds after which it ends unfinished, 100 years at most; by default 30 days, and then work
+        that would take longer on the fastest schedule is refused before it starts.
     gather
         Whether the client also fetches the results, as `Client.gather` does, and the makespan includes that.
     validate
         Check Dask's own state after every transition (slow).
     checked
         Check the rules that every run must keep when it is over; costs a tenth of the time.
+    on_progress
+        Is told a few times a second how far it is, in a thread of its own.
 
     Returns
     -------
@@ -87,7 +95,7 @@ def simulate(
     InvariantError
         A rule is broken.
     TwinError
-        A model or a fault is wrong, or this version of distributed is not supported.
+        A model or a fault is wrong, it would take too long, or this version of distributed is not supported.
 
     Notes
     -----
@@ -99,9 +107,15 @@ def simulate(
     check(faults, [worker.name for worker in cluster.workers])
     if not cluster.workers and not any(isinstance(fault, Join) for fault in faults):
         raise TwinError("the cluster has no workers, and none joins")
+    if time_limit_s is None:
+        joining = [fault.model for fault in faults if isinstance(fault, Join)]
+        require_within(LIMIT_S, work, [*cluster.workers, *joining], "time_limit_s")
+    elif not 0 < time_limit_s <= MOST_S:
+        raise TwinError(f"time_limit_s is {time_limit_s!r}, must be above 0 and at most {MOST_S:.4g} (100 years)")
     run = _Simulation(work, cluster, chosen, list(faults), seed, time_limit_s, gather, validate, checked)
     try:
-        return run.run()
+        with telling(on_progress, run.progress):
+            return run.run()
     except (DeadlockError, InvariantError) as error:
         ends = "deadlock" if isinstance(error, DeadlockError) else "finished"
         options = (time_limit_s, gather, validate)
@@ -113,6 +127,23 @@ def simulate(
 
 
 _policy = policy
+
+
+def require_within(limit_s: float, work: Work, workers: Sequence[WorkerModel], option: str) -> None:
+    """Raise `TwinError` when even the fastest schedule takes longer; `option` is what allows more."""
+    slowest = max(min(factor for _, factor in worker.speed.changes()) for worker in workers)
+    if work.total_s <= limit_s * slowest:  # one thread alone could do it, no need to look at the whole graph
+        return
+    bound_s = lower_bound_s(work.total_s, work.critical_path_s, workers)
+    if bound_s <= limit_s:
+        return
+    size = f"{len(workers)} worker{'s' if len(workers) > 1 else ''}"
+    longest = max(work.costs, key=lambda key: work.costs[key].work_s)
+    raise TwinError(
+        f"{work.name} takes {span(bound_s)} or more on {size} (longest task: {longest!r}, "
+        f"{span(work.costs[longest].work_s)}), a simulation may take {span(limit_s)}: mend the costs, or allow more "
+        f"with {option}, up to {span(MOST_S)}"
+    )
 
 
 @dataclass
@@ -171,6 +202,8 @@ class _Simulation:
         )
         await self.scheduler
         self.patch()
+        if self.cluster.heartbeat_s is not None:
+            self._seldom(self.cluster.heartbeat_s)
         self.record = Recorder(self.loop)
         self.fleet = Fleet(
             self.scheduler,
@@ -191,19 +224,19 @@ class _Simulation:
         ) as client:
             outcome = await self._submit(client)
             self.scheduler.status = Status.closed  # so that nobody cleans up, which takes O(n²)
+            self.scheduler.clients[client.id].wants_what.clear()  # and does not release them task by task
             self.fleet.stop()
         return outcome
 
     async def _submit(self, client: Client) -> Outcome:
         wanted = list(dict.fromkeys(self.work.wanted))
         self.record.start_clock()
-        began_s = self.loop.now_s
+        began_s = self.began_s = self.loop.now_s
         self.fleet.start_clock()
         Injector(self.fleet).inject(self.faults)
         self.watch = ClientWatch(client, wanted, self.loop.create_future())
         self.loop.schedule(began_s + LOOK_S, self._look, self._progress(), began_s)
-        if self.time_limit_s is not None:
-            self.loop.schedule(began_s + self.time_limit_s, self.watch.end, "time limit")
+        self.loop.schedule(began_s + (self.time_limit_s or LIMIT_S), self.watch.end, "time limit")
         graph: Any = self.work.submitted
         if isinstance(graph, dict):  # with a token of our own: nobody needs Dask to hash every task
             graph = LLGExpr(graph, _determ_token=self.work.name)
@@ -221,6 +254,18 @@ class _Simulation:
         del futures
         client.futures.clear()
         return outcome
+
+    def progress(self) -> Progress | None:
+        """How far it is; may be asked from another thread."""
+        if not hasattr(self, "watch"):
+            return None
+        return Progress(min(len(self.record.done), len(self.work)), len(self.work), self.loop.now_s - self.began_s)
+
+    def _seldom(self, interval_s: float) -> None:
+        """Where heartbeats are seldom, so is what only repeats itself and decides nothing."""
+        for name, timeout in IDLE_CHECKS.items():
+            if getattr(self.scheduler, timeout) is None:
+                self.scheduler.periodic_callbacks[name].callback_time = 1000 * interval_s
 
     # -- standstill ------------------------------------------------------------------------------------------------
 

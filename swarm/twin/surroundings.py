@@ -36,6 +36,16 @@ CONFIG = {
 }
 
 
+class _TaskState(wsm.TaskState):
+    """Hashes as its key does. A slot holds the bound `__hash__`, so that Python finds it without a call in Python."""
+
+    __slots__ = ("__hash__",)
+
+    def __post_init__(self) -> None:
+        self.__hash__ = self.key.__hash__  # type: ignore[method-assign]
+        super().__post_init__()
+
+
 @contextmanager
 def same_for_every_run(seed: int) -> Iterator[None]:
     """Take away what differs between two runs of one process: hashes by address, random numbers, versions to compare.
@@ -45,17 +55,17 @@ def same_for_every_run(seed: int) -> Iterator[None]:
     """
     state = random.getstate()
     random.seed(seed)
-    task_hash = wsm.TaskState.__hash__
+    task_state = wsm.TaskState
     policy_hash = amm.ActiveMemoryManagerPolicy.__hash__
     error_message = versions.error_message
-    wsm.TaskState.__hash__ = lambda self: hash(self.key)  # type: ignore[method-assign]
+    wsm.TaskState = _TaskState  # type: ignore[misc]
     amm.ActiveMemoryManagerPolicy.__hash__ = lambda self: hash(type(self).__name__)  # type: ignore[method-assign]
     versions.error_message = _no_differences
     try:
         yield
     finally:
         random.setstate(state)
-        wsm.TaskState.__hash__ = task_hash  # type: ignore[method-assign]
+        wsm.TaskState = task_state  # type: ignore[misc]
         amm.ActiveMemoryManagerPolicy.__hash__ = policy_hash  # type: ignore[method-assign]
         versions.error_message = error_message
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from swarm.errors import TwinError
-from swarm.twin.models import Cost
+from swarm.twin.models import MOST_S, Cost
+from swarm.twin.progress import span
 from swarm.twin.work import Work, made_up
 
 SCHEMAS = ("1.4", "1.5", "1.6")
-MOST = 10**18
-"""Of seconds or bytes: thirty thousand million years, or an exabyte."""
-
+MOST_BYTES = 10**15
+"""Of a file or of memory: a petabyte."""
 MOST_CORES = 1 << 16
 """Of a machine; the largest that run Linux have some thousands."""
 
@@ -186,7 +186,7 @@ class _Reader:
             children=self._list(shape, "children", where),
             output_bytes=output_bytes,
             runtime_s=self._number(runtime, f"{where}: runtimeInSeconds"),
-            peak_bytes=0 if memory is None else int(self._number(memory, f"{where}: memoryInBytes")),
+            peak_bytes=0 if memory is None else int(self._number(memory, f"{where}: memoryInBytes", MOST_BYTES)),
         )
 
     def _machines(self, ran: Mapping[str, Any]) -> list[Machine]:
@@ -258,17 +258,18 @@ class _Reader:
             raise self.wrong(f"{where}: {key} is {_shown(values)}, must be a list of texts")
         return values
 
-    def _number(self, value: object, what: str) -> float:
+    def _number(self, value: object, what: str, most: float = MOST_S) -> float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not 0 <= value <= MOST:  # type: ignore[operator]
-            raise self.wrong(f"{what} is {_shown(value)}, must be a number, 0 or more")
+        if not is_number or not 0 <= value <= most:  # type: ignore[operator]
+            limit = span(most) if most == MOST_S else f"{most:.0e} bytes"
+            raise self.wrong(f"{what} is {_shown(value)}, must be a number, 0 or more, up to {limit}")
         return float(value)  # type: ignore[arg-type]
 
     def _size(self, value: object, where: str) -> int:
         if value is None:
             self.without_size += 1
             return 0
-        return int(self._number(value, f"{where}: sizeInBytes"))
+        return int(self._number(value, f"{where}: sizeInBytes", MOST_BYTES))
 
 
 def _category(name: str, shape: Mapping[str, Any], ran: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ from distributed.core import Status
 from distributed.worker_state_machine import (
     AcquireReplicasEvent,
     CancelComputeEvent,
-    ComputeTaskEvent,
     Execute,
     FindMissingEvent,
     FreeKeysEvent,
@@ -27,11 +26,11 @@ from distributed.worker_state_machine import (
     StateMachineEvent,
     StealRequestEvent,
     UnpauseEvent,
-    WorkerState,
 )
 
 from swarm.errors import TwinError
 from swarm.twin.computing import Computing
+from swarm.twin.machine import Compute, Machine
 from swarm.twin.models import Cost, Key, WorkerModel
 from swarm.twin.network import SCHEDULER, Fabric, Process
 from swarm.twin.peers import Peers
@@ -50,17 +49,8 @@ RETRY_BUSY_S = 0.15
 """`Worker.retry_busy_worker_later`."""
 
 
-class _Compute(ComputeTaskEvent):
-    """Makes no copy of itself for a log that keeps nothing here."""
-
-    __slots__ = ()
-
-    def to_loggable(self, *, handled: float) -> StateMachineEvent:
-        return self
-
-
 STIMULI: dict[str, type[StateMachineEvent]] = {
-    "compute-task": _Compute,
+    "compute-task": Compute,
     "free-keys": FreeKeysEvent,
     "cancel-compute": CancelComputeEvent,
     "acquire-replicas": AcquireReplicasEvent,
@@ -136,7 +126,7 @@ class SimulatedWorker(Computing):
         limit = model.memory.limit_bytes
         self.store = Store(self) if limit else None
         """None without a memory limit: then nothing is spilled, and nothing counted."""
-        self.state = WorkerState(
+        self.state = Machine(
             nthreads=model.threads,
             address=address,
             data={} if self.store is None else self.store,

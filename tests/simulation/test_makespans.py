@@ -141,6 +141,16 @@ def test_a_slow_scheduler_is_the_bottleneck() -> None:
     assert outcome.scheduler_cpu_s / outcome.makespan_s > 0.95
 
 
+def test_a_batch_costs_the_scheduler_once_however_many_messages_it_has() -> None:
+    cpu = SchedulerCpu(0.0, 0.0, batch_s=0.05)
+    alone, together = (
+        twin.simulate(twin.independent(200, Constant(0.1)), ideal(*size, scheduler=cpu)) for size in ((20, 1), (1, 20))
+    )
+    assert alone.scheduler_cpu_s > 2 * together.scheduler_cpu_s
+    assert alone.makespan_s > 100 * 0.05, "the scheduler is the bottleneck, of as many threads"
+    assert together.makespan_s < 0.5 * alone.makespan_s
+
+
 def test_a_graph_costs_the_scheduler_time_before_its_first_task_starts() -> None:
     outcome = twin.simulate(twin.independent(100, Constant(0.1)), ideal(100, scheduler=SchedulerCpu(0.0, 0.01)))
     assert min(entry.start_s for entry in outcome.executions) == pytest.approx(1.0, abs=SOON_S)

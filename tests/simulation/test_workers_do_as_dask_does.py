@@ -162,14 +162,14 @@ def beats_of(*faults: Fault) -> list[float]:
     at_s: list[float] = []
 
     async def listen(scheduler: Scheduler) -> None:
-        handle = scheduler.heartbeat_worker
+        handle = scheduler.handlers["heartbeat_worker"]
 
         def heard(address: str, **message: Any) -> Any:
             if scheduler.workers[address].name == "w0":
                 at_s.append(asyncio.get_running_loop().time() - EPOCH_S)
             return handle(address=address, **message)
 
-        scheduler.heartbeat_worker = heard  # type: ignore[method-assign]
+        scheduler.handlers["heartbeat_worker"] = heard
 
     outcome = twin.simulate(
         twin.independent(40, Constant(1.0)), ideal(2), policy=Actor(0.0, listen).policy, faults=faults

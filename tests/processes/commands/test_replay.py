@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import signal
 import stat
 from pathlib import Path
@@ -108,9 +109,19 @@ REFUSED = {
     "no workers": (
         ("replay", "latest", "--workers", "0"),
         2,
-        r"invalid value for '--workers': 0 is not in the range x>=1; see `swarm replay --help`",
+        r"invalid value for '--workers': 0 is not in the range 1<=x<=50000; see `swarm replay --help`",
     ),
     "no run named": (("replay",), 2, r"missing argument 'RUN'; see `swarm replay --help`"),
+    "a run of years": (
+        ("replay", "years.json"),
+        2,
+        r"years takes 34722 days or more on 1 worker \(longest task: 'long', 34722 days\), .* with --limit, .*",
+    ),
+    "no time": (
+        ("replay", "latest", "--limit", "nan"),
+        2,
+        r"invalid value for '--limit': 'nan' is not a time above 0 and up to 36500 days, .*",
+    ),
     "a file that is no trace": (("replay", "empty.json"), 2, r"empty\.json: not valid JSON: .*"),
     "a file that is not there": (("replay", "absent.json"), 2, r"absent\.json: can't be read \(No such file.*\)"),
 }
@@ -120,6 +131,7 @@ REFUSED = {
 def test_refusals_take_one_line(place: Place, what: str) -> None:
     command, code, complaint = REFUSED[what]
     place.write("empty.json", "")
+    endless(place)
     said = place.run("swarm", *command)
     assert (said.code, said.out) == (code, "")
     assert re.fullmatch(f"swarm: error: {complaint}", said.complaint), said.complaint
@@ -133,15 +145,15 @@ def test_nobody_has_to_keep_a_journal(place: Place) -> None:
 
 
 def endless(place: Place) -> str:
-    """A trace whose simulation does not end while somebody looks."""
-    task = {"name": "long", "runtimeInSeconds": 1e15}
-    place.write("endless.json", json.dumps({"schemaVersion": "1.4", "workflow": {"tasks": [task]}}))
-    return "endless.json"
+    """A trace whose simulation does not end while somebody looks: 95 years."""
+    task = {"name": "long", "runtimeInSeconds": 3e9}
+    place.write("years.json", json.dumps({"schemaVersion": "1.4", "workflow": {"tasks": [task]}}))
+    return "years.json"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_simulation_ends_with_the_command(place: Place, number: signal.Signals) -> None:
-    with place.start("swarm", "replay", endless(place), "--policy", "stock") as running:
+    with place.start("swarm", "replay", endless(place), "--policy", "stock", "--limit", "36500 days") as running:
         children = wait_until(lambda: descendants(running.process.pid), "a simulation runs")
         wait_until(lambda: all(child.cpu_times().user > 1 for child in children), "it is under way")
         running.send(number)
@@ -152,6 +164,16 @@ def test_the_simulation_ends_with_the_command(place: Place, number: signal.Signa
     else:
         assert (said.code, said.out) == (128 + number, "")
         assert said.err.splitlines()[-1] == f"swarm: stopped by {number.name}"
+
+
+def test_the_command_that_gives_the_same_again(place: Place) -> None:
+    options = ("--workers", "3", "--policy", "random", "--seed", "5", "--limit", "2h")
+    said = place.run("swarm", "replay", "latest", *options)
+    assert said.code == 0, said.err
+    assert "\x1b" not in said.out + said.err, "no control codes where nobody looks"
+    again = said.err.splitlines()[-1].removeprefix("again: ")
+    assert re.fullmatch(r"swarm replay options-1-\w+ --workers 3 --policy random --seed 5 --limit '7200.0 s'", again)
+    assert place.run(*shlex.split(again)).out == said.out
 
 
 def test_names_can_not_command_the_terminal(place: Place) -> None:

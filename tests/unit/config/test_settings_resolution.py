@@ -17,10 +17,12 @@ from swarm.errors import SettingsConflictError, SettingsError
 FILE = "file swarm_config.json"
 TOP = (
     "max_agents, channel_size, monitoring_interval, optimization_interval, "
-    "fault_tolerance, load_balancing, auto_scaling, state_directory, performance_thresholds"
+    "fault_tolerance, load_balancing, auto_scaling, state_directory, task_timeout, task_retries, task_backoff, "
+    "performance_thresholds"
 )
 BYTES = 'a whole number from 4096 to 1073741824 (bytes, or text such as "1MiB")'
 SECONDS = 'a number from 0.05 to 3600 (seconds, or text such as "500ms")'
+TIMEOUT = 'a number from 0.05 to 2592000 (seconds, or text such as "30s"), or null for none'
 GROUP = "cpu_critical, memory_critical, thermal_critical"
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -32,6 +34,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "load_balancing": st.booleans(),
     "auto_scaling": st.booleans(),
     "state_directory": st.none() | st.sampled_from(["/var/lib/swarm", "~/my state", "Zustände"]),
+    "task_timeout": st.none() | st.floats(0.05, 2_592_000),
+    "task_retries": st.integers(0, 100),
+    "task_backoff": st.floats(0, 3600),
     "performance_thresholds.cpu_critical": st.floats(1, 100),
     "performance_thresholds.memory_critical": st.floats(1, 100),
     "performance_thresholds.thermal_critical": st.floats(20, 150),
@@ -59,6 +64,9 @@ def test_defaults() -> None:
         "load_balancing": True,
         "auto_scaling": True,
         "state_directory": None,
+        "task_timeout": None,
+        "task_retries": 3,
+        "task_backoff": 1.0,
         "performance_thresholds": {"cpu_critical": 90, "memory_critical": 95, "thermal_critical": 85},
     }
     assert resolved.explicit == {}
@@ -157,6 +165,13 @@ def test_durations_read_as_dask_reads_them(text: str) -> None:
                 ("1e999", '"1e999"'),
             ]
         ),
+        *(
+            ("task_timeout", value, shown, TIMEOUT)
+            for value, shown in [(0, "0"), ("forever", '"forever"'), (True, "true"), (1e10, "10000000000.0")]
+        ),
+        ("task_retries", -1, "-1", "a whole number from 0 to 100"),
+        ("task_retries", 1.5, "1.5", "a whole number from 0 to 100"),
+        ("task_backoff", -1, "-1", 'a number from 0 to 3600 (seconds, or text such as "500ms")'),
         *(
             ("state_directory", value, shown, "the path of a folder, or null for none")
             for value, shown in [

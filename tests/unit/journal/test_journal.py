@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sqlite3
 import stat
@@ -317,9 +319,41 @@ def test_a_folder_that_is_a_file(journal: Open, tmp_path: Path) -> None:
     written = journal(tmp_path / "file" / "state")
     whole(written, "a-1")
     written.close()
-    assert "NotADirectoryError" in str(written.error)
+    what_to_do = "(Not a directory: name another folder with the setting state_directory); runs go on without"
+    assert str(written.error) == f"{tmp_path / 'file' / 'state' / FILE} can't be written {what_to_do}"
     whole(written, "a-2")
     assert not written._waiting, "nothing is kept for a journal that failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied: let the user who runs this read and"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: make room"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error: look at that disk and folder, or name another"),
+    ],
+)
+def test_a_disk_that_fails_says_what_to_do(
+    journal: Open, folder: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> int:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", fail)
+        written = journal()
+        whole(written, "a-1")
+        written.close()
+    assert str(written.error).startswith(f"{folder / FILE} can't be written ({said}")
+
+
+def test_a_full_disk_in_the_words_of_sqlite(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "full.sqlite")) as database:
+        database.execute("CREATE TABLE t (x)")
+        database.execute("PRAGMA max_page_count = 2")
+        with pytest.raises(sqlite3.OperationalError) as full:
+            database.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    assert journal_module.why(full.value) == "database or disk is full: make room"
 
 
 def test_a_folder_that_everybody_may_write_to(journal: Open, tmp_path: Path) -> None:

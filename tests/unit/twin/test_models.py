@@ -156,6 +156,7 @@ def test_one_speed_may_be_that_of_all_workers() -> None:
         (lambda: Network(break_after_s=0.0), "break_after_s is 0.0"),
         (lambda: SchedulerCpu(message_s=-1e-3), "message_s is -0.001"),
         (lambda: SchedulerCpu(graph_task_s=-1e-3), "graph_task_s is -0.001"),
+        (lambda: SchedulerCpu(batch_s=-1e-3), "batch_s is -0.001"),
         (lambda: WorkerModel("w", threads=0), "worker w has 0 threads, must have 1 or more"),
         (lambda: WorkerModel("w", restart_s=-1.0), "restart_s is -1.0"),
         (lambda: WorkerModel("w", task_overhead_s=-1.0), "task_overhead_s is -1.0"),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from scheduler_plugins.io.recorded import RecordedRun, RecordedTask, RecordedWorker
 from swarm.errors import TwinError
 from swarm.twin import replay, wfformat
 from swarm.twin.models import Cost
+from swarm.twin.progress import Progress
 from swarm.twin.work import made_up
 
 GIB = 1 << 30
@@ -81,6 +84,65 @@ def test_a_run_of_hours_has_fewer_heartbeats() -> None:
     assert replay.from_journal(hours).cluster().heartbeat_s == replay.SELDOM_S
     assert replay.from_journal(hours).cluster(workers=64).heartbeat_s == replay.SELDOM_S
     assert replay.from_journal(RUN).cluster().heartbeat_s is None
+
+
+@pytest.mark.parametrize(("work_s", "beat_s"), [(3e4, 20.0), (1.8e5, 50.0), (2.5e6, 120.0)])
+def test_the_longer_a_run_the_fewer_heartbeats(work_s: float, beat_s: float) -> None:
+    long = replace(RUN, tasks=[task("long-1", compute_s=work_s, is_wanted=True)])
+    assert replay.from_journal(long).cluster().heartbeat_s == beat_s
+
+
+def test_a_run_that_would_take_longer_than_the_limit_is_refused() -> None:
+    endless = replay.from_journal(replace(RUN, tasks=[task("x-1"), task("long-1", compute_s=1e18)]))
+    told = (
+        r"sums takes 1\.1574e\+13 days or more on 2 workers \(longest task: 'long-1', 1\.1574e\+13 days\), "
+        r"a simulation may take 30 days: mend the costs, or allow more with --limit, up to 36500 days"
+    )
+    with pytest.raises(TwinError, match=told):
+        next(replay.replay(endless))
+    with pytest.raises(TwinError, match=r"takes 6 s or more on 2 workers .* may take 5 s"):
+        next(replay.replay(replay.from_journal(RUN), limit_s=5.0))
+    with pytest.raises(TwinError, match="limit_s is nan, must be above 0"):
+        next(replay.replay(replay.from_journal(RUN), limit_s=float("nan")))
+
+
+def test_a_row_is_of_a_run_that_finished() -> None:
+    recording = replay.from_journal(replace(RUN, tasks=[task(f"x-{i}") for i in range(4)]))
+    with pytest.raises(TwinError, match=r"1 workers, stock: not finished after 8 s; allow more with --limit"):
+        list(replay.replay(recording, workers=[1], threads=1, policies=["stock"], limit_s=8.0001))
+
+
+def test_progress_is_told_for_each_row() -> None:
+    many = [task(f"x-{i}", compute_s=1.0) for i in range(3000)]
+    seen: list[tuple[int, Progress]] = []
+    recording = replay.from_journal(replace(RUN, tasks=many))
+    rows = list(replay.replay(recording, workers=[2, 4], policies=["stock"], on_progress=lambda *s: seen.append(s)))
+    assert len(rows) == 2
+    for number in (0, 1):
+        of_row = [progress for row, progress in seen if row == number]
+        assert of_row, "several times a second, and it takes longer"
+        assert [p.done for p in of_row] == sorted(p.done for p in of_row)
+        assert of_row[-1].virtual_s > 0
+        assert {p.tasks for p in of_row} == {3000}
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_the_table_fits_a_terminal(width: int) -> None:
+    recording = replace(replay.from_journal(RUN), name="r")
+    rows = [replay.Row(5000, 40_000, "no-stealing", 123_456.7, 12.345, 0.99, 12_345, 999_999)]
+    out = Console(width=width, file=StringIO())
+    replay.render(recording, rows, out, Console(file=StringIO()))
+    _, *lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    assert lines[-1].split() == ["5000", "40000", "no-stealing", "34.29", "h", "12.35", "99%", "12345", "999999"]
+
+
+def test_the_command_line_that_gives_the_same_again() -> None:
+    options: Any = {"workers": (2, 4), "threads": 3, "policies": ("stock", "my mod"), "seed": 7}
+    assert replay.command_line("run-1", Path("a b"), limit_s=1.5, **options) == (
+        "swarm replay run-1 --journal 'a b' --workers 2 --workers 4 --threads 3 --policy stock --policy 'my mod' "
+        "--seed 7 --limit '1.5 s'"
+    )
 
 
 def test_a_worker_of_little_or_unlimited_memory() -> None:

@@ -206,19 +206,27 @@ WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
     ),
     "a negative run time": (
         put(*RAN, 1, "runtimeInSeconds", to=-1),
-        'task "map_ID02": runtimeInSeconds is -1, must be a number, 0 or more',
+        'task "map_ID02": runtimeInSeconds is -1, must be a number, 0 or more, up to 36500 days',
     ),
     "a run time that is a text": (
         put(*RAN, 1, "runtimeInSeconds", to="2 s"),
-        'task "map_ID02": runtimeInSeconds is "2 s", must be a number, 0 or more',
+        'task "map_ID02": runtimeInSeconds is "2 s", must be a number, 0 or more, up to 36500 days',
     ),
     "a run time that is no number": (
         put(*RAN, 1, "runtimeInSeconds", to=float("nan")),
-        'task "map_ID02": runtimeInSeconds is NaN, must be a number, 0 or more',
+        'task "map_ID02": runtimeInSeconds is NaN, must be a number, 0 or more, up to 36500 days',
     ),
     "a run time without end": (
         put(*RAN, 1, "runtimeInSeconds", to=float("inf")),
-        'task "map_ID02": runtimeInSeconds is Infinity, must be a number, 0 or more',
+        'task "map_ID02": runtimeInSeconds is Infinity, must be a number, 0 or more, up to 36500 days',
+    ),
+    "a run time of ages": (
+        put(*RAN, 1, "runtimeInSeconds", to=1e18),
+        'task "map_ID02": runtimeInSeconds is 1e+18, must be a number, 0 or more, up to 36500 days',
+    ),
+    "a file that no disk holds": (
+        put("specification", "files", 0, "sizeInBytes", to=10**16),
+        'task "split_ID01", file "a": sizeInBytes is 10000000000000000, must be a number, 0 or more, up to 1e+15 bytes',
     ),
     "no run time": (
         put(*RAN, 1, to={"id": "map_ID02"}),
@@ -230,11 +238,11 @@ WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
     ),
     "negative memory": (
         put(*RAN, 0, "memoryInBytes", to=-5),
-        'task "split_ID01": memoryInBytes is -5, must be a number, 0 or more',
+        'task "split_ID01": memoryInBytes is -5, must be a number, 0 or more, up to 1e+15 bytes',
     ),
     "a negative size": (
         put("specification", "files", 0, "sizeInBytes", to=-5),
-        'task "split_ID01", file "a": sizeInBytes is -5, must be a number, 0 or more',
+        'task "split_ID01", file "a": sizeInBytes is -5, must be a number, 0 or more, up to 1e+15 bytes',
     ),
     "no tasks": (put(*SHAPE, to=[]), "workflow.specification.tasks is empty, must have one or more"),
     "tasks that are none": (put(*SHAPE, to=[1]), "workflow.specification.tasks is [1], must be a list of objects"),

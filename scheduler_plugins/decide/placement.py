@@ -1,0 +1,673 @@
+"""Which ready task goes to which worker, and when.  PURE
+
+Tasks are bound late: those that are ready wait in one pool at the scheduler, and a worker gets the next one when it has
+room. So little of what turns out wrong has to be undone. What is weighed:
+
+- Order. Dask's own, which saves memory, until the longest path that hangs on some ready task is a good part of the time
+  that all work will still take; from then on the longest path goes first. So a long chain is not starved by wide work,
+  and the longest of independent tasks do not begin last (LPT, Graham: "Bounds on multiprocessing timing anomalies",
+  SIAM J. Appl. Math. 17(2), 1969).
+- Take or wait. A slow worker takes a task only if the faster ones would not have it done by then, with all else that
+  they have to do; a task stays with its inputs unless another worker would finish it sooner in spite of the transfer.
+- Depth. A worker has room when one of its threads will soon be free, so that the next task and its inputs arrive
+  just in time: short tasks flow, long ones wait where they can still go anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import floor, inf, log2
+from typing import Any, NamedTuple
+
+from scheduler_plugins.decide.load import FETCH_S, Given, Load
+
+Task = Any
+"""As whoever uses this names it; hashable."""
+Worker = Any
+
+CRITICAL = 0.5
+"""Share of the time that all work still takes, from which on a path decides over the order."""
+SLOWER = 1.3
+"""Ratio of durations from which on a worker counts as slower than another: speeds are learned from noisy durations."""
+PER_OCTAVE = 4
+"""Steps of rank and of speed within a factor of two."""
+HORIZON_S = 0.03
+"""A worker may be given a task so long before a thread is free: what message, loop and batching take, and then some."""
+REFILL = 0.5
+"""Share of the horizon to which what waits on a worker falls before it is given more, so that it gets several at once."""
+MOST_LEAD_S = 0.5
+"""Most that the horizon is extended for transfers."""
+LEAD_RATE = 0.1
+"""Weight of the last transfer in the moving average."""
+SLACK = 0.5
+"""Share of the time in which the faster workers would do all that is left, within which a slow one may take a task that
+they could do sooner: what is left can seldom be done all at once."""
+GRAVITY = 2.0
+"""What a transfer counts for, over the time that it takes: others wait for the same link."""
+CERTAIN = 2
+"""Tasks after which it may be trusted when a worker says that it will soon be free."""
+SHORT_S = 0.1
+"""A shorter task does not hold up another for long, whatever the worker."""
+MOST_WAITING = 512
+"""Tasks per thread."""
+WAITING_BYTES = 64e6
+"""Predicted results of the tasks that wait on one worker."""
+TRIES = 4
+"""Tasks that a worker may decline before it is left idle."""
+LOOKS = 16
+"""Tasks that may not fit on a worker before it is left idle."""
+
+
+ROOTS, ANYWHERE = "roots", "anywhere"
+"""Homes of tasks that have none: those that begin something new, and those that go on with something."""
+
+
+class Cost(NamedTuple):
+    """What is known of a ready task."""
+
+    p50_s: float
+    """On a worker of average speed, as is p99_s."""
+    p99_s: float
+    is_known: bool
+    """Whether a task of its function has ever been seen."""
+    output_bytes: float
+    kind: Any = None
+    """For the first of many tasks of a function of which nothing is known: what they have in common."""
+
+
+class Choice(NamedTuple):
+    """A task goes to a worker."""
+
+    task: Task
+    worker: Worker
+    rule: str
+    """Why: "probe" (the first of its kind: many will follow), "critical", "order", "local", "moved" (away from its inputs) or "filler" (the best for a slow worker),
+    "prefetch" (its inputs can come while the worker is busy)."""
+
+
+class Outlook(NamedTuple):
+    """How things stand for one worker; seconds, infinite where there is no faster worker."""
+
+    all_s: float
+    """For all workers to do all that is left."""
+    faster_s: float
+    """For the faster ones to do it."""
+    pool_s: float
+    """For the faster ones to end what they have and then what is ready."""
+
+
+class Entry:
+    """A ready task in the pool."""
+
+    __slots__ = ("bucket", "cost", "home", "input_bytes", "is_ready", "priority", "rank_s", "task")
+
+    def __init__(self, task: Task, priority: Any, cost: Cost, rank_s: float, home: Worker, input_bytes: float) -> None:
+        self.task = task
+        self.priority = priority
+        """Lower goes first, as in Dask."""
+        self.cost = cost
+        self.rank_s = max(rank_s, cost.p50_s)
+        self.home = home
+        """The worker with most of its inputs; or ROOTS, or ANYWHERE."""
+        self.input_bytes = input_bytes
+        self.bucket = _step(self.rank_s)
+        self.is_ready = True
+
+
+class Shelf:
+    """Ready tasks with their inputs on the same worker, by rank."""
+
+    __slots__ = ("heaps", "seconds")
+
+    def __init__(self) -> None:
+        self.heaps: dict[int, list[tuple[Any, int, Entry]]] = {}
+        """Step of rank → heap by priority. Tasks of about the same rank go in Dask's order."""
+        self.seconds = 0.0
+
+    def head(self, bucket: int) -> Entry | None:
+        """The first of this step of rank that is still ready."""
+        heap = self.heaps.get(bucket)
+        while heap:
+            entry = heap[0][2]
+            if entry.is_ready:
+                return entry
+            heappop(heap)
+        if heap is not None:
+            del self.heaps[bucket]
+        return None
+
+    def first(self) -> Entry | None:
+        """The first in Dask's order."""
+        best: Entry | None = None
+        for bucket in list(self.heaps):
+            entry = self.head(bucket)
+            if entry is not None and (best is None or entry.priority < best.priority):
+                best = entry
+        return best
+
+    def longest(self, limit_s: float = inf) -> Entry | None:
+        """The one with the highest rank, of those not above the limit."""
+        most = inf if limit_s == inf else _step(limit_s)
+        for bucket in sorted(self.heaps, reverse=True):
+            if bucket <= most and (entry := self.head(bucket)) is not None and entry.rank_s <= limit_s:
+                return entry
+        return None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Workers that are about equally fast, together."""
+
+    workers: int = 0
+    threads: int = 0
+    speed: float = 0.0
+    """Threads over factors."""
+    given: int = 0
+    """Tasks that they have."""
+    ends_s: float = 0.0
+    """Sum of the times at which these are thought to end."""
+
+
+@dataclass(slots=True)
+class WorkerView:
+    """A worker that may be given tasks."""
+
+    worker: Worker
+    load: Load
+    factor: float = 1.0
+    """Of durations, over those on an average worker."""
+    step: int = 0
+    """Of the factor."""
+    unsure_steps: int = 0
+    ends_s: float = 0.0
+    """Sum of the times at which its tasks are thought to end."""
+    is_hungry: bool = False
+    seen: int = 0
+    """Tasks that it has ended."""
+
+
+class Placement:
+    """The pool, the workers, and the rules.
+
+    Parameters
+    ----------
+    factor
+        (task, worker) → duration there over that on an average worker.
+    transfer_s
+        (task, worker) → how long its inputs take to get there.
+    remaining_s
+        Durations of all unfinished tasks on workers of average speed.
+    is_open
+        Whether Dask lets a worker have new tasks: it is not paused, retiring, …
+    fits
+        Whether a worker may be given this task now: there is memory for it, it has not hung there before, …
+    """
+
+    def __init__(
+        self,
+        *,
+        factor: Callable[[Task, Worker], float],
+        transfer_s: Callable[[Task, Worker], float],
+        remaining_s: Callable[[], float],
+        is_open: Callable[[Worker], bool],
+        fits: Callable[[Task, Worker], bool] = lambda task, worker: True,
+        horizon_s: float = HORIZON_S,
+    ) -> None:
+        self._factor = factor
+        self._transfer_s = transfer_s
+        self._remaining_s = remaining_s
+        self._is_open = is_open
+        self._fits = fits
+        self._misfits: list[WorkerView] = []
+        """Workers with room that nothing fitted on."""
+        self._horizon_s = horizon_s
+        self._lead_s = 0.0
+        """Moving average of the transfers of tasks that were given to workers."""
+        self._entries: dict[Task, Entry] = {}
+        self._shelves: dict[Worker, Shelf] = {}
+        self._by_rank: dict[int, int] = {}
+        """Step of rank → ready tasks of it, in all shelves."""
+        self._unknown: dict[Any, Task] = {}
+        """Kind of task of which nothing is known, and none has been tried → the first that is ready."""
+        self._tried: set[Any] = set()
+        self._serial = 0
+        self.views: dict[Worker, WorkerView] = {}
+        self._on: dict[Task, WorkerView] = {}
+        self._speeds: dict[int, Tally] = {}
+        """Step of the factor → the workers there."""
+        self._pool_s = 0.0
+        """Durations of all that is in the pool."""
+        self._hungry: dict[int, dict[Worker, WorkerView]] = {}
+        """Step of the factor → workers that may have room."""
+        self._alarms: list[tuple[float, int, Worker]] = []
+        """When workers will have room that have none now."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, task: Task) -> bool:
+        return task in self._entries
+
+    # -- workers ---------------------------------------------------------------------------------------------------
+
+    def join(self, worker: Worker, threads: int) -> None:
+        view = self.views[worker] = WorkerView(worker, Load(threads))
+        self._count_speed(view, +1)
+        self._hunger(view)
+
+    def leave(self, worker: Worker) -> None:
+        """Its tasks are ended by whoever calls this; what it was the home of goes anywhere."""
+        view = self.views.pop(worker, None)
+        if view is None:
+            return
+        self._count_speed(view, -1)
+        self._feed(view)
+        for task in view.load.tasks():
+            self._on.pop(task, None)
+        shelf = self._shelves.pop(worker, None)
+        if shelf is not None:
+            for heap in shelf.heaps.values():
+                for _, _, entry in heap:
+                    if entry.is_ready:
+                        entry.home = ANYWHERE
+                        self._shelve(entry)
+
+    def hold(self, worker: Worker, threads: int) -> None:
+        """So many of its threads are lost to tasks that are wanted no more."""
+        view = self.views.get(worker)
+        if view is not None and view.load.held != threads:
+            view.load.held = threads
+            self._hunger(view)
+
+    def set_speed(self, worker: Worker, factor: float, doubt: float = 1.0) -> None:
+        """Durations on this worker, over those on an average one; and the ratio by which that may well be wrong."""
+        view = self.views.get(worker)
+        if view is None:
+            return
+        view.unsure_steps = _step(doubt)
+        if view.factor != factor:
+            self._count_speed(view, -1)
+            was_hungry = view.is_hungry
+            self._feed(view)
+            view.factor = factor
+            view.step = _step(factor)
+            if was_hungry:
+                self._hunger(view)
+            self._count_speed(view, +1)
+
+    def _count_speed(self, view: WorkerView, sign: int) -> None:
+        tally = self._speeds.get(view.step)
+        if tally is None:
+            tally = self._speeds[view.step] = Tally()
+        tally.workers += sign
+        tally.threads += sign * view.load.threads
+        tally.speed += sign * view.load.threads / view.factor
+        tally.given += sign * len(view.load)
+        tally.ends_s += sign * view.ends_s
+        if not tally.workers:
+            del self._speeds[view.step]
+
+    def _hunger(self, view: WorkerView) -> None:
+        if not view.is_hungry:
+            view.is_hungry = True
+            self._hungry.setdefault(view.step, {})[view.worker] = view
+
+    def _feed(self, view: WorkerView) -> None:
+        if view.is_hungry:
+            view.is_hungry = False
+            group = self._hungry[view.step]
+            del group[view.worker]
+            if not group:
+                del self._hungry[view.step]
+
+    # -- tasks -----------------------------------------------------------------------------------------------------
+
+    def ready(
+        self, task: Task, priority: Any, cost: Cost, rank_s: float, home: Worker = ROOTS, input_bytes: float = 0.0
+    ) -> None:
+        """A task waits for a worker.
+
+        Parameters
+        ----------
+        home
+            The worker with most of its inputs, ANYWHERE, or ROOTS for those that only begin something.
+        """
+        if task in self._entries:
+            self.unready(task)
+        if home not in (ROOTS, ANYWHERE) and home not in self.views:
+            home = ANYWHERE
+        entry = Entry(task, priority, cost, rank_s, home, input_bytes)
+        self._entries[task] = entry
+        self._by_rank[entry.bucket] = self._by_rank.get(entry.bucket, 0) + 1
+        if cost.kind is not None and cost.kind not in self._tried:
+            self._unknown.setdefault(cost.kind, task)
+        self._shelve(entry)
+
+    def _shelve(self, entry: Entry) -> None:
+        shelf = self._shelves.get(entry.home)
+        if shelf is None:
+            shelf = self._shelves[entry.home] = Shelf()
+        self._serial += 1
+        heap = shelf.heaps.get(entry.bucket)
+        if heap is None:
+            heap = shelf.heaps[entry.bucket] = []
+        heappush(heap, (entry.priority, self._serial, entry))
+        shelf.seconds += entry.cost.p50_s
+        self._pool_s += entry.cost.p50_s
+
+    def rank(self, task: Task, rank_s: float, cost: Callable[[Task], Cost]) -> None:
+        """The path that hangs on a task is another than it was thought to be, and so may be its own duration."""
+        entry = self._entries.get(task)
+        if entry is not None and _step(max(rank_s, 1e-9)) != entry.bucket:
+            self.ready(task, entry.priority, cost(task), rank_s, entry.home, entry.input_bytes)
+
+    def unready(self, task: Task) -> None:
+        """A task does not wait for a worker any more: it was given to one, or is not wanted."""
+        entry = self._entries.pop(task, None)
+        if entry is None:
+            return
+        entry.is_ready = False
+        left = self._by_rank[entry.bucket] - 1
+        if left:
+            self._by_rank[entry.bucket] = left
+        else:
+            del self._by_rank[entry.bucket]
+        shelf = self._shelves[entry.home]
+        shelf.seconds = max(shelf.seconds - entry.cost.p50_s, 0.0)
+        self._pool_s -= entry.cost.p50_s
+        if not self._entries:
+            self._pool_s = 0.0
+            self._shelves.clear()
+            self._unknown.clear()
+            self._tried.clear()
+
+    def given(self, task: Task, worker: Worker, now_s: float, cost: Callable[[Task], Cost]) -> None:
+        """A worker was sent a task, by these rules or by Dask's; `cost` is asked where it was not in the pool."""
+        entry = self._entries.get(task)
+        known = cost(task) if entry is None else entry.cost
+        transfer_s = self._transfer_s(task, worker) if entry is not None and entry.input_bytes else 0.0
+        self.unready(task)
+        view = self.views.get(worker)
+        if view is None:
+            return
+        factor = self._factor(task, worker)
+        tail_s = 0.0 if entry is None else entry.rank_s - entry.cost.p50_s
+        nbytes = known.output_bytes + (0.0 if entry is None else entry.input_bytes)
+        p50_s, p99_s = known.p50_s * factor, known.p99_s * factor
+        load = view.load
+        ends_at_s = now_s + max(transfer_s, load.waiting_s / load.threads) + p50_s
+        given = Given(task, p50_s, p99_s, known.is_known, now_s, tail_s, transfer_s, nbytes, ends_at_s)
+        given.ranked_s = known.p50_s
+        load.give(given)
+        view.ends_s += ends_at_s
+        tally = self._speeds[view.step]
+        tally.given += 1
+        tally.ends_s += ends_at_s
+        self._lead_s += LEAD_RATE * (min(transfer_s, MOST_LEAD_S) - self._lead_s)
+        self._on[task] = view
+
+    def view(self, task: Task) -> WorkerView | None:
+        """Of the worker that was given a task."""
+        return self._on.get(task)
+
+    def ended(self, task: Task, now_s: float) -> Given | None:
+        """The worker that was given a task has it no more."""
+        view = self._on.pop(task, None)
+        if view is None:
+            return None
+        given = view.load.end(task, now_s)
+        view.seen += 1
+        if given is not None:
+            view.ends_s = view.ends_s - given.ends_at_s if len(view.load) else 0.0
+            tally = self._speeds[view.step]
+            tally.given -= 1
+            tally.ends_s = tally.ends_s - given.ends_at_s if tally.given else 0.0
+        load = view.load
+        if load.free_threads > 0 or load.waiting_s < REFILL * self.planned_s * load.threads:
+            self._hunger(view)
+        return given
+
+    # -- the rules -------------------------------------------------------------------------------------------------
+
+    def choices(self, now_s: float) -> Iterator[Choice]:
+        """What is to be given now. Each is to be carried out (`given`) before the next is asked for."""
+        alarms = self._alarms
+        if not self._hungry and not (alarms and alarms[0][0] <= now_s):
+            return
+        while alarms and alarms[0][0] <= now_s:
+            view = self.views.get(heappop(alarms)[2])
+            if view is not None:
+                self._hunger(view)
+        if not self._entries:
+            return
+        for home in list(self._shelves):  # first what has its inputs where there is room
+            view = self.views.get(home)
+            while view is not None and view.is_hungry and (choice := self._next(view, now_s)) is not None:
+                yield choice
+        for step in sorted(self._hungry):  # then the fastest, a task each, and another
+            declined = 0
+            group = list(self._hungry.get(step, {}).values())
+            while group and declined < TRIES:
+                fed = []
+                for view in group:
+                    if not self._entries:
+                        return
+                    choice = self._next(view, now_s)
+                    if choice is not None:
+                        yield choice
+                        fed.append(view)
+                    elif view.is_hungry:
+                        declined += 1
+                        if declined >= TRIES:  # what these had better leave, their equals had better leave too
+                            break
+                group = fed
+
+    def _next(self, view: WorkerView, now_s: float) -> Choice | None:
+        """The next task for this worker, if it has room and there is a good one."""
+        if not self._is_open(view.worker):
+            return None
+        if not self._entries:
+            return None
+        choose = self._pick if self._has_room(view, now_s) else self._prefetch
+        choice = choose(view, now_s)
+        if choice is not None and not self._fits(choice.task, view.worker):
+            choice = self._one_that_fits(choice, view, choose, now_s)
+        elif choice is None and choose == self._prefetch:
+            self._feed(view)
+        return choice
+
+    def _one_that_fits(
+        self,
+        choice: Choice | None,
+        view: WorkerView,
+        choose: Callable[[WorkerView, float], Choice | None],
+        now_s: float,
+    ) -> Choice | None:
+        """Another task for this worker: what does not fit there must not keep from it what does."""
+        aside = []
+        while choice is not None and not self._fits(choice.task, view.worker):
+            entry = self._entries[choice.task]
+            heap = self._shelves[entry.home].heaps.get(entry.bucket)
+            if choice.rule == "probe":
+                self._tried.discard(entry.cost.kind)
+                aside.append((entry, None))
+            elif heap and heap[0][2] is entry and len(aside) < LOOKS:
+                aside.append((entry, heappop(heap)))
+            else:
+                choice = None
+                break
+            choice = choose(view, now_s)
+        for entry, item in aside:
+            if item is None:
+                self._unknown[entry.cost.kind] = entry.task
+            else:
+                heappush(self._shelves[entry.home].heaps.setdefault(entry.bucket, []), item)
+        if choice is None:
+            self._feed(view)
+            self._misfits.append(view)
+        return choice
+
+    def reconsider(self) -> None:
+        """Time has passed, and what did not fit may fit now."""
+        for view in self._misfits:
+            if self.views.get(view.worker) is view:
+                self._hunger(view)
+        self._misfits.clear()
+
+    def _prefetch(self, view: WorkerView, now_s: float) -> Choice | None:
+        """A task that lies here with most of its inputs, for the worker to fetch the others while it is busy."""
+        shelf = self._shelves.get(view.worker)
+        entry = None if shelf is None else shelf.first()
+        if entry is None:
+            return None
+        must_fetch = self._transfer_s(entry.task, view.worker) > FETCH_S
+        if must_fetch and len(view.load.fetching) < view.load.threads:
+            return Choice(entry.task, view.worker, "prefetch")
+        if not must_fetch and view.load.free_threads > 0:
+            return Choice(entry.task, view.worker, "local")
+        return None
+
+    @property
+    def planned_s(self) -> float:
+        """How long before a thread is free a worker may be sent a task."""
+        return self._horizon_s + self._lead_s
+
+    def wake_at_s(self) -> float | None:
+        """When `choices` is worth asking again, though nothing has happened."""
+        return self._alarms[0][0] if self._alarms and self._entries else None
+
+    def _has_room(self, view: WorkerView, now_s: float) -> bool:
+        load = view.load
+        if load.fetching:
+            load.settle(now_s)
+        if load.free_threads > 0:
+            return len(load.fetching) < load.threads
+        if len(load.waiting) >= MOST_WAITING * load.threads or load.ahead_bytes > WAITING_BYTES:
+            return False
+        if self._is_reserved(view):
+            return False
+        soon_s = load.free_in_s(now_s) - self.planned_s
+        if soon_s <= 0.0:
+            return True
+        if soon_s < inf and not load.waiting:
+            self._serial += 1
+            heappush(self._alarms, (now_s + soon_s + 1e-4, self._serial, view.worker))
+        return False
+
+    def _is_reserved(self, view: WorkerView) -> bool:
+        """Whether nothing may wait there.
+
+        It runs a task whose end lets a path go on that decides over the end of all; or it has run too few tasks for
+        anybody to know when it will be free.
+        """
+        running = view.load.running.values()
+        if view.seen < CERTAIN and any(given.p50_s > SHORT_S for given in running):
+            return True
+        longest_s = max(given.tail_s for given in running) if running else 0.0
+        return longest_s > 0.0 and longest_s >= CRITICAL * self._all_s()
+
+    def _all_s(self) -> float:
+        """How long all workers together need for all that is left."""
+        speed = sum(tally.speed for tally in self._speeds.values())
+        return self._remaining_s() / speed if speed else inf
+
+    def _pick(self, view: WorkerView, now_s: float) -> Choice | None:
+        """The best task for this worker, if any is."""
+        while self._unknown:
+            kind, task = next(iter(self._unknown.items()))
+            del self._unknown[kind]
+            self._tried.add(kind)
+            if task in self._entries:
+                return Choice(task, view.worker, "probe")
+        mine = [shelf for home in (view.worker, ANYWHERE, ROOTS) if (shelf := self._shelves.get(home)) is not None]
+        outlook = self._outlook(view, now_s)
+        entry = self._critical(mine, outlook.all_s)
+        if entry is not None and self._suits(entry, view, outlook, now_s):
+            return Choice(entry.task, view.worker, "critical")
+        if view.load.ahead_bytes > WAITING_BYTES:
+            mine = [shelf for shelf in mine if shelf is not self._shelves.get(ROOTS)]
+        # What goes on with something comes before what begins something: so less lies in memory.
+        candidates = [entry for shelf in mine if (entry := shelf.first()) is not None]
+        for entry in sorted(candidates, key=lambda each: (each.home == ROOTS, each.priority)):
+            if self._suits(entry, view, outlook, now_s):
+                return Choice(entry.task, view.worker, "local" if entry.home is view.worker else "order")
+        if outlook.faster_s < inf:
+            for shelf in mine:
+                entry = shelf.longest(outlook.pool_s / view.factor)
+                if entry is not None and self._suits(entry, view, outlook, now_s):
+                    return Choice(entry.task, view.worker, "filler")
+        return self._from_others(view, outlook, now_s)
+
+    def _critical(self, mine: list[Shelf], all_s: float) -> Entry | None:
+        """A task on which so long a path hangs that it cannot wait."""
+        top = max(self._by_rank)
+        if 2.0 ** ((top + 1) / PER_OCTAVE) < CRITICAL * all_s:
+            return None
+        return next((entry for shelf in (*mine, *self._shelves.values()) if (entry := shelf.head(top))), None)
+
+    def _from_others(self, view: WorkerView, outlook: Outlook, now_s: float) -> Choice | None:
+        """A task that lies with its inputs on another worker, the one with most to do."""
+        shelves = [
+            (shelf.seconds * self.views[home].factor, home, shelf)
+            for home, shelf in self._shelves.items()
+            if home in self.views and home is not view.worker and shelf.heaps
+        ]
+        shelves.sort(key=lambda each: -each[0])
+        for _, _, shelf in shelves[:TRIES]:
+            entry = shelf.first()
+            if entry is not None and self._suits(entry, view, outlook, now_s):
+                return Choice(entry.task, view.worker, "moved")
+        return None
+
+    def _suits(self, entry: Entry, view: WorkerView, outlook: Outlook, now_s: float) -> bool:
+        """Whether the worker should take the task rather than leave it to others."""
+        here_s = entry.cost.p50_s * view.factor
+        home = self.views.get(entry.home)
+        if home is not None and home is not view:
+            if self._is_open(home.worker):
+                there_s = entry.cost.p50_s * home.factor + self._wait_s(home, now_s)
+                if here_s + GRAVITY * self._transfer_s(entry.task, view.worker) >= there_s:
+                    return False
+        if outlook.faster_s == inf or here_s <= outlook.pool_s:
+            return True
+        tail_s = entry.rank_s - entry.cost.p50_s
+        return here_s + tail_s <= SLACK * outlook.faster_s
+
+    def _wait_s(self, view: WorkerView, now_s: float) -> float:
+        """Until a worker has come to the tasks whose inputs it has: those that would have to wait there."""
+        shelf = self._shelves.get(view.worker)
+        backlog_s = 0.0 if shelf is None else shelf.seconds * view.factor / view.load.threads
+        return backlog_s + self._free_in_s(view, now_s)
+
+    def _free_in_s(self, view: WorkerView, now_s: float) -> float:
+        """Until a thread is free; 0 where nobody knows."""
+        free_s = view.load.free_in_s(now_s)
+        return free_s if free_s < inf else 0.0
+
+    def _outlook(self, view: WorkerView, now_s: float) -> Outlook:
+        """How long all that is left will take, and how long the faster workers would take without this one."""
+        step = view.step - view.unsure_steps - SLOWER_STEPS
+        everyone = faster = ends_s = 0.0
+        threads = given = 0
+        for each, tally in self._speeds.items():
+            everyone += tally.speed
+            if each <= step:
+                faster += tally.speed
+                threads += tally.threads
+                given += tally.given
+                ends_s += tally.ends_s
+        remaining_s = self._remaining_s()
+        all_s = remaining_s / everyone if everyone else inf
+        if not faster:
+            return Outlook(all_s, inf, inf)
+        return Outlook(all_s, remaining_s / faster, self._pool_s / faster + max(ends_s - given * now_s, 0.0) / threads)
+
+
+SLOWER_STEPS = max(round(log2(SLOWER) * PER_OCTAVE), 1)
+
+
+def _step(value: float) -> int:
+    """The place of a duration or factor on a scale with four steps to the octave."""
+    return floor(log2(value) * PER_OCTAVE) if value > 1e-9 else -120

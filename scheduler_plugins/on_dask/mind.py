@@ -1,0 +1,173 @@
+"""The mind: what learns what tasks cost, and places them by it. One room for its parts, so that the plugin has one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from tornado.ioloop import PeriodicCallback
+
+from scheduler_plugins.decide.limits import Limit
+from scheduler_plugins.io.models import Models
+from scheduler_plugins.on_dask.estimates import Estimates
+from scheduler_plugins.on_dask.held import HeldThreads
+from scheduler_plugins.on_dask.limits import TaskLimits
+from scheduler_plugins.on_dask.placing import Placing
+from scheduler_plugins.on_dask.why import Why
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+    from distributed.scheduler import TaskState, WorkerState
+    from structlog.stdlib import BoundLogger
+
+    from scheduler_plugins.on_dask.guard import Guard
+    from scheduler_plugins.on_dask.why import Recall
+
+Key = Any
+LOOK_S = 0.1
+"""Between two looks at what runs too long."""
+TICK_S = 1.0
+PART, WHY, LIMITS = "placement", "why", "limits"
+"""What the guard calls it, what remembers its decisions, and what ends tasks that run too long."""
+
+
+class Mind:
+    """Learns from every task, and answers Dask's questions about where tasks go.
+
+    Everything of it runs behind the guard: what fails is counted and shown, and after the third time Dask has its own
+    rules back.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, guard: Guard, log: BoundLogger, state_directory: str | None, limit: Limit = Limit()
+    ) -> None:
+        self._scheduler = scheduler
+        self._guard = guard
+        self._log = log
+        models = None if state_directory is None else Models(Path(state_directory).expanduser())
+        self.estimates = Estimates(scheduler, models=models, on_failure=self._on_trouble)
+        self.why = Why(self.estimates, self._on_why_failure)
+        self.placing = Placing(
+            scheduler, self.estimates, self._on_failure, self.why.chosen, self._on_recall, self._fits
+        )
+        self.held = HeldThreads(scheduler, self._on_held, lambda error: guard.failed(LIMITS, error))
+        self.limits = TaskLimits(
+            scheduler, limit, self.held, Random(0), log, began_s=self._began_s, let_go=self.placing.let_go
+        )
+        self._look = PeriodicCallback(self._on_look, LOOK_S * 1000)
+        self._ticked_at_s = 0.0
+        self.is_on = False
+
+    async def start(self) -> None:
+        """Take over. What was learned in former runs comes a second later (`Estimates.start`)."""
+        self.estimates.start()
+        await self.placing.install()
+        self.held.install()
+        self.limits.install()
+        self.is_on = True
+        self._look.start()
+
+    def stop(self) -> None:
+        """Give Dask its own rules back."""
+        if self.is_on:
+            self.is_on = False
+            self._look.stop()
+            self.limits.uninstall()
+            self.held.uninstall()
+            self.placing.uninstall()
+            self.estimates.close()
+
+    async def close(self) -> None:
+        """The scheduler closes: save what was learned."""
+        await self.estimates.stop()
+        self.stop()
+
+    def _on_trouble(self, what: str, error: Exception) -> None:
+        """Something beside the event loop went wrong, and estimates go on without."""
+        self._log.warning("estimates_trouble", what=what, reason=f"{type(error).__name__}: {error}")
+
+    def _on_failure(self, error: Exception) -> None:
+        self._guard.failed(PART, error)
+        if not self._guard.is_on(PART):
+            self.stop()
+
+    def _on_why_failure(self, error: Exception) -> None:
+        self._guard.failed(WHY, error)
+        self.why.is_on = self._guard.is_on(WHY)
+
+    def _on_recall(self, what: Recall, task: TaskState, worker: WorkerState) -> None:
+        view = self.placing.placement.views.get(worker)
+        self.why.recalled(what, task, worker, None if view is None else view.load)
+
+    def _on_held(self, worker: WorkerState) -> None:
+        self.placing.placement.hold(worker, self.held.count(worker))
+
+    def _began_s(self, task: TaskState, worker: WorkerState) -> float | None:
+        """Since when a task probably runs there."""
+        view = self.placing.placement.views.get(worker)
+        given = None if view is None else view.load.running.get(task)
+        return None if given is None else given.started_at_s
+
+    def _fits(self, task: TaskState, worker: WorkerState) -> bool:
+        """Whether a worker may be given a task now."""
+        return self.limits.may_run(task, worker)
+
+    def _part(self, name: str, do: Callable[..., None], *arguments: Any) -> None:
+        """Run what goes on without placement, and placement without it."""
+        if self.is_on and self._guard.is_on(name):
+            with self._guard(name):
+                do(*arguments)
+
+    def _guarded(self, do: Callable[..., None], *arguments: Any) -> None:
+        if self.is_on:
+            try:
+                do(*arguments)
+            except Exception as error:  # noqa: BLE001 - the guard counts it
+                self._on_failure(error)
+
+    def _on_look(self) -> None:
+        self._guarded(self._look_around)
+
+    def _look_around(self) -> None:
+        self._part(LIMITS, self.limits.look)
+        self.placing.look()
+        now_s = time.monotonic()
+        if now_s - self._ticked_at_s >= TICK_S:
+            self._ticked_at_s = now_s
+            self.estimates.tick(now_s)
+
+    # -- hooks -----------------------------------------------------------------------------------------------------
+
+    def add_worker(self, address: str) -> None:
+        self._guarded(self.placing.add_worker, self._scheduler.workers[address])
+
+    def remove_worker(self, address: str) -> None:
+        worker = next((each for each in self.placing.placement.views if each.address == address), None)
+        self._part(LIMITS, self.limits.remove_worker, worker)
+        self._guarded(self.placing.remove_worker, address)
+        self._guarded(self.estimates.worker_left, address)
+        self.why.worker_left(address)
+
+    def update_graph(self, tasks: Collection[Key]) -> None:
+        self._guarded(self.placing.update_graph, tasks)
+        self._part(LIMITS, self.limits.update_graph, tasks)
+
+    def transition(self, key: Key, start: str, finish: str, details: Mapping[str, Any]) -> None:
+        """After each transition of each task: the hot path."""
+        if finish == "waiting" or (finish == "released" and start == "memory"):
+            return
+        try:
+            task = self._scheduler.tasks[key]
+            if finish == "memory" and start == "processing" and (address := details.get("worker")):
+                self.estimates.finished(task, address, details)
+            self.limits.transition(task, start, finish)
+            self.placing.transition(task, start, finish)
+            if finish == "queued" and self.limits.rests(task):
+                self.placing.hold_back(task)
+            if finish == "forgotten":
+                self.estimates.forget(task)
+        except Exception as error:  # noqa: BLE001 - the guard counts it
+            self._on_failure(error)

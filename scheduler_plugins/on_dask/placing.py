@@ -1,0 +1,410 @@
+"""Placement on Dask's scheduler: ready tasks wait in our pool, in Dask's own state "queued".
+
+Dask asks four things of its scheduler that decide over placement; this answers them on the instance, and gives Dask its
+own answers back when it is taken out. Tasks that Dask alone may place (restrictions, resources, actors, P2P shuffles)
+never come here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+from math import isinf
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dask
+from distributed.stealing import WorkStealing
+
+from scheduler_plugins.decide.balance import overdue
+from scheduler_plugins.decide.load import Given
+from scheduler_plugins.decide.placement import ANYWHERE, ROOTS, Choice, Cost, Placement
+from scheduler_plugins.decide.ranks import Ranks
+from scheduler_plugins.on_dask.recalls import Recalls
+
+if TYPE_CHECKING:
+    from asyncio import TimerHandle
+
+    from distributed import Scheduler
+    from distributed.scheduler import TaskState, WorkerState
+
+    from scheduler_plugins.on_dask.estimates import Estimates
+    from scheduler_plugins.on_dask.why import Recall
+
+Key = Any
+
+SLICE_S = 0.001
+"""Longest that ranking holds up the event loop at a time."""
+LOCAL_RATIO = 0.05
+"""Share of its duration that the transfer of a task's inputs must take for them to decide where it goes."""
+MOST_INPUTS, MOST_HOLDERS = 64, 8
+"""Inputs of a task, and holders of one input, that are looked at."""
+ELSEWHERE = "elsewhere"
+"""Stands for any other worker."""
+RANKING_WORTH = 0.1
+"""Tasks that must end for one to be ranked anew: to rank costs a fiftieth of what Dask does for a task."""
+LOOKS = 200
+"""Workers that are looked at in one go."""
+MANY = 8
+"""Tasks of a group from which on it is worth to try one first."""
+FIRST = -1
+"""Generation, in Dask's priority, of a task that goes before those that wait on its worker."""
+ENOUGH = 3
+"""Tasks that took less or longer than any should, or of which nothing was known, that call for ranking anew."""
+LONG_S, NOTHING_S = 0.05, 0.02
+OVER = frozenset(("memory", "forgotten", "erred"))
+
+_HOOKS = ("is_rootish", "decide_worker_rootish_queuing_enabled", "stimulus_queue_slots_maybe_opened")
+
+
+class _NeverIdle(set[Any]):
+    """Stands in for Dask's set of workers with room, so that its own rule never gives one a task."""
+
+    def add(self, element: Any) -> None:
+        pass
+
+
+class _Saved(NamedTuple):
+    """What of Dask's was replaced."""
+
+    saturation: float
+
+
+class Placing:
+    """Answers for Dask's scheduler which task goes where.
+
+    Parameters
+    ----------
+    on_choice
+        Is told each choice as it is carried out, with the time.
+    on_recall
+        As `Recalls` tells.
+    fits
+        Whether a worker may be given a task now.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        estimates: Estimates,
+        on_failure: Callable[[Exception], None],
+        on_choice: Callable[[Choice, float], None],
+        on_recall: Callable[[Recall, TaskState, WorkerState], None],
+        fits: Callable[[TaskState, WorkerState], bool] = lambda task, worker: True,
+    ) -> None:
+        self.scheduler = scheduler
+        self.estimates = estimates
+        self._on_failure = on_failure
+        self._on_choice = on_choice
+        self._on_recall = on_recall
+        self._fits = fits
+        self._saved: _Saved | None = None
+        self._assigned: WorkerState | None = None
+        self._is_due = False
+        self._is_filling = False
+        self._timer: TimerHandle | None = None
+        self._ranking: list[Iterator[None]] = []
+        self._is_ranking = False
+        self._surprises = 0
+        self._round: Iterator[WorkerState] = iter(())
+        self._rank_credit = 0.0
+
+    @property
+    def is_installed(self) -> bool:
+        return self._saved is not None
+
+    # -- in and out ------------------------------------------------------------------------------------------------
+
+    async def install(self) -> None:
+        """Take over, with all the tasks and workers that the scheduler has."""
+        scheduler: Any = self.scheduler
+        await self._stop_stealing()
+        self.ranks = Ranks(self._seconds, lambda task, rank_s: self.placement.rank(task, rank_s, self._cost))
+        self.placement = Placement(
+            factor=self.estimates.factor,
+            transfer_s=self._transfer_s,
+            remaining_s=lambda: self.ranks.remaining_s,
+            is_open=scheduler.running.__contains__,
+            fits=self._fits,
+        )
+        for worker in scheduler.workers.values():
+            self.placement.join(worker, worker.nthreads)
+        self._saved = _Saved(scheduler.WORKER_SATURATION)
+        if isinf(scheduler.WORKER_SATURATION):
+            scheduler.WORKER_SATURATION = 1.1
+        scheduler.idle_task_count = _NeverIdle()
+        scheduler.is_rootish = self._takes
+        scheduler.decide_worker_rootish_queuing_enabled = self._decide
+        scheduler.stimulus_queue_slots_maybe_opened = self._fill
+        self.recalls = Recalls(scheduler, self._on_recall)
+        now_s = time.time()
+        self._start_ranking(list(scheduler.tasks.values()))
+        for task in scheduler.tasks.values():
+            if task.state == "queued":
+                self._ready(task)
+            elif task.state == "processing":
+                self.placement.given(task, task.processing_on, now_s, self._cost)
+        self._call_soon()
+
+    def uninstall(self) -> None:
+        """Give Dask its own answers back, and let it place what waits."""
+        if self._saved is None:
+            return
+        scheduler: Any = self.scheduler
+        for hook in _HOOKS:
+            vars(scheduler).pop(hook, None)
+        scheduler.WORKER_SATURATION = self._saved.saturation
+        self._saved = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self._ranking.clear()
+        self.recalls.uninstall()
+        scheduler.idle_task_count = set()
+        for worker in scheduler.workers.values():
+            scheduler.check_idle_saturated(worker)
+        scheduler.loop.asyncio_loop.call_soon(self._hand_over)
+        self._start_stealing()
+
+    async def _stop_stealing(self) -> None:
+        """Dask's work stealing moves tasks that wait on workers; few do now, and it costs a twentieth of a task."""
+        scheduler: Any = self.scheduler
+        stealing = scheduler.extensions.get("stealing")
+        for name, plugin in list(scheduler.plugins.items()):
+            if plugin is stealing:
+                await stealing.stop()
+                scheduler.remove_plugin(name)
+
+    def _start_stealing(self) -> None:
+        scheduler = self.scheduler
+        if "stealing" in scheduler.extensions and not isinstance(scheduler.extensions["stealing"], WorkStealing):
+            return
+        if "stealing" in scheduler.extensions and dask.config.get("distributed.scheduler.work-stealing"):
+            stealing = scheduler.extensions["stealing"] = WorkStealing(scheduler)
+            scheduler._ongoing_background_tasks.call_soon(stealing.start)
+
+    def _hand_over(self) -> None:
+        """Let Dask's own rules place what waited for ours."""
+        scheduler: Any = self.scheduler
+        if isinf(scheduler.WORKER_SATURATION):
+            scheduler.transitions({task.key: "processing" for task in list(scheduler.queued)}, "swarm-handed-over")
+        else:
+            scheduler.stimulus_queue_slots_maybe_opened(stimulus_id="swarm-handed-over")
+
+    # -- Dask's plugin hooks, by way of the plugin -----------------------------------------------------------------
+
+    def add_worker(self, worker: WorkerState) -> None:
+        if worker not in self.placement.views:
+            self.placement.join(worker, worker.nthreads)
+            self._call_soon()
+
+    def remove_worker(self, address: str) -> None:
+        gone = next((worker for worker in self.placement.views if worker.address == address), None)
+        self.placement.leave(gone)
+        self._call_soon()
+
+    def update_graph(self, tasks: Collection[Key]) -> None:
+        known = self.scheduler.tasks
+        self._start_ranking([known[key] for key in tasks if key in known])
+
+    def transition(self, task: TaskState, start: str, finish: str) -> None:
+        """After each transition of a task; `finish` is where it ended up."""
+        if finish == "queued":
+            self._ready(task)
+            self._call_soon()
+        elif finish == "processing":
+            if start != "processing":
+                self.placement.given(task, task.processing_on, time.time(), self._cost)
+        elif start == "processing":
+            self._ended(task, finish)
+        elif start == "queued":
+            self.placement.unready(task)
+        if finish in OVER:
+            self.ranks.drop(task)
+            self.recalls.forget(task)
+
+    def _ended(self, task: TaskState, finish: str) -> None:
+        now_s = time.time()
+        view = self.placement.view(task)
+        given = self.placement.ended(task, now_s)
+        self._rank_credit += 1.0
+        if finish != "memory":
+            self.estimates.stopped(task)
+        elif given is not None and view is not None:
+            took_s = now_s - (given.started_at_s or now_s)
+            if took_s > LONG_S:  # for short ones, every `look` is often enough
+                self.placement.set_speed(view.worker, *self.estimates.worker_factor(view.worker))
+            least_s = given.p50_s * given.p50_s / given.p99_s - NOTHING_S
+            if not given.is_known or not least_s <= took_s <= given.p99_s + NOTHING_S:
+                self._surprises += 1
+                self._rank_anew()
+
+    def hold_back(self, task: TaskState) -> None:
+        """A ready task may not run yet."""
+        self.placement.unready(task)
+
+    def let_go(self, task: TaskState) -> None:
+        """It may."""
+        self._ready(task)
+        self._call_soon()
+
+    def look(self) -> None:
+        """What time alone shows: running tasks that should have ended, waiting tasks that cannot start. Every 0.1 s."""
+        now_s = time.time()
+        views = self.placement.views
+        workers = list(islice(self._round, LOOKS))
+        if len(workers) < LOOKS:
+            self._round = iter(list(views))
+            workers += islice(self._round, LOOKS - len(workers))
+        for worker in dict.fromkeys(workers):
+            view = views.get(worker)
+            if view is None:
+                continue
+            for given in view.load.running.values():
+                elapsed_s = now_s - (given.started_at_s or now_s)
+                if not given.is_known:
+                    self._know(given, worker)
+                if elapsed_s > given.p50_s:
+                    self.estimates.running_for(given.task, worker.address, elapsed_s)
+            self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
+            for task in overdue(view.load, now_s, self.placement.planned_s):
+                self.recalls.ask(task, worker, now_s)
+        self.recalls.insist(now_s)
+        self.placement.reconsider()
+        self._fill()
+
+    def _know(self, given: Given, worker: WorkerState) -> None:
+        """Its function was unknown when the task was sent; others of it may have ended since."""
+        known = self.estimates.of(given.task)
+        if known.samples:
+            factor = self.estimates.factor(given.task, worker)
+            given.p50_s, given.p99_s, given.is_known = known.p50_s * factor, known.p99_s * factor, True
+
+    # -- what Dask asks ----------------------------------------------------------------------------------------------
+
+    def _takes(self, task: TaskState) -> bool:
+        """In place of `is_rootish`: whether the task is to wait in the pool."""
+        return not (
+            task.resource_restrictions or task.worker_restrictions or task.host_restrictions or task.actor
+        ) and bool(task._queueable)
+
+    def _decide(self) -> WorkerState | None:
+        """In place of `decide_worker_rootish_queuing_enabled`: None sends a task to the pool."""
+        return self._assigned
+
+    def _fill(self, *, stimulus_id: str = "swarm-fill") -> None:
+        """In place of `stimulus_queue_slots_maybe_opened`: give workers with room their next tasks."""
+        if self._is_filling or not self.placement._entries:
+            return
+        self._is_filling = True
+        scheduler = self.scheduler
+        now_s = time.time()
+        try:
+            for choice in self.placement.choices(now_s):
+                task, self._assigned = choice.task, choice.worker
+                if choice.rule == "critical" and self.placement.views[choice.worker].load.waiting:
+                    task.priority = (task.priority[0], FIRST, *task.priority[2:])
+                try:
+                    scheduler.transitions({task.key: "processing"}, stimulus_id)
+                finally:
+                    self._assigned = None
+                if task in self.placement:  # Dask did not follow; it must not be chosen again and again
+                    self.placement.unready(task)
+                self._on_choice(choice, now_s)
+            self._set_timer(now_s)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with ours, Dask goes on
+            self._on_failure(error)
+        finally:
+            self._is_filling = False
+
+    def _set_timer(self, now_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at_s = self.placement.wake_at_s()
+        if at_s is not None:
+            loop = self.scheduler.loop.asyncio_loop  # type: ignore[attr-defined]
+            self._timer = loop.call_later(max(at_s - now_s, 0.0), self._fill)
+
+    def _call_soon(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            self.scheduler.loop.asyncio_loop.call_soon(self._on_due)  # type: ignore[attr-defined]
+
+    def _on_due(self) -> None:
+        self._is_due = False
+        if self._saved is not None:
+            self._fill()
+
+    # -- what is known of tasks ------------------------------------------------------------------------------------
+
+    def _seconds(self, task: TaskState) -> float:
+        return self.estimates.of(task).p50_s
+
+    def _cost(self, task: TaskState) -> Cost:
+        known = self.estimates.of(task)
+        kind = None if known.samples or len(task.group) < MANY else task.prefix
+        return Cost(known.p50_s, known.p99_s, known.samples > 0, known.output_bytes or 0.0, kind)
+
+    def _ready(self, task: TaskState) -> None:
+        if task not in self.ranks and not self._is_ranking:
+            self._start_ranking([task])
+        cost = self._cost(task)
+        if not task.dependencies:
+            home, input_bytes = ROOTS, 0.0
+        else:
+            home, input_bytes = self._home(task, cost.p50_s)
+        self.placement.ready(task, task.priority, cost, self.ranks.rank_s(task), home, input_bytes)
+
+    def _home(self, task: TaskState, seconds: float) -> tuple[Any, float]:
+        """The worker with most of a task's inputs, where getting them elsewhere takes a while; and their bytes."""
+        held: dict[WorkerState, int] = {}
+        total = 0
+        for need in islice(task.dependencies, MOST_INPUTS):
+            size = need.get_nbytes()
+            total += size
+            for worker in islice(need.who_has or (), MOST_HOLDERS):
+                held[worker] = held.get(worker, 0) + size
+        if not held:
+            return ANYWHERE, total
+        home = max(held, key=held.__getitem__)
+        away_s = self.estimates.transfer_s(held[home], home.address, ELSEWHERE)
+        return (ANYWHERE if away_s < LOCAL_RATIO * seconds else home), total
+
+    def _transfer_s(self, task: TaskState, worker: WorkerState) -> float:
+        lacking, source = 0, None
+        for need in islice(task.dependencies, MOST_INPUTS):
+            if need.who_has and worker not in need.who_has:
+                lacking += need.get_nbytes()
+                source = source or next(iter(need.who_has))
+        return self.estimates.transfer_s(lacking, source.address, worker.address) if source is not None else 0.0
+
+    # -- ranks -----------------------------------------------------------------------------------------------------
+
+    def _start_ranking(self, tasks: Iterable[TaskState]) -> None:
+        unfinished = [task for task in tasks if task.state not in ("memory", "erred", "forgotten")]
+        self._ranking.append(self.ranks.visit(unfinished))
+        if not self._is_ranking:
+            self._rank_on()
+
+    def _rank_on(self) -> None:
+        """Rank for a while, and go on in the next turn of the event loop."""
+        self._is_ranking = False
+        started_s = time.perf_counter()
+        try:
+            while self._ranking:
+                for count, _ in enumerate(self._ranking[0]):
+                    if count % 16 == 0 and time.perf_counter() - started_s > SLICE_S:
+                        self._is_ranking = True
+                        self.scheduler.loop.asyncio_loop.call_soon(self._rank_on)  # type: ignore[attr-defined]
+                        return
+                del self._ranking[0]
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with ours, Dask goes on
+            self._on_failure(error)
+
+    def _rank_anew(self) -> None:
+        """Rank all anew, where many durations were not what they were thought to be, and it was not done just now."""
+        if self._is_ranking or self._surprises < ENOUGH or self._rank_credit < 0.0:
+            return
+        self._surprises = 0
+        self._rank_credit = -len(self.ranks) * RANKING_WORTH
+        self._start_ranking(self.ranks.tasks())
