@@ -312,6 +312,55 @@ def status(address: str | None, as_json: bool) -> None:
         render(found, out)
 
 
+@cli.command()
+@click.argument("what", metavar="KEY|WORKER")
+@click.option("--scheduler", "address", metavar="ADDRESS", help="Of the scheduler; by default as for `swarm status`.")
+@click.option("--run", metavar="RUN", help='Ask the journal about a task of this run ("latest", its id, its workload).')
+@click.option(
+    "--journal",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --run: that of local clusters by default, or the one in state_directory.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For other programs.")
+@command
+def explain(what: str, address: str | None, run: str | None, journal: Path | None, as_json: bool) -> None:
+    """Tell why a task went where it went, or what a worker has.
+
+    KEY is that of a task, or its beginning; WORKER the name or address of a worker.
+    """
+    from swarm import explain as explaining
+
+    out, _ = _consoles()
+    if run is None and journal is not None:
+        raise SwarmError("--journal is for --run: name the run, or give --run latest")
+    if run is not None and address is not None:
+        raise SwarmError("--run asks the journal, --scheduler a scheduler: give one of them")
+    if run is None:
+        account = explaining.fetch(what, address)
+    else:
+        account = explaining.recorded(what, run, journal or _journal_by_default())
+    if as_json:
+        import json
+
+        click.echo(json.dumps(account.facts, indent=1))
+    else:
+        out.print(account)
+
+
+def _journal_by_default() -> Path:
+    from scheduler_plugins.io.journal import FILE
+    from swarm import config_sources
+    from swarm.deploy import state
+
+    folder = state.journal_directory(config_sources.load())
+    if folder is None:
+        raise SwarmError(
+            "no journal is kept here (state_directory is off, or there is no home); name one with --journal"
+        )
+    return folder / FILE
+
+
 class Span(click.ParamType):  # type: ignore[type-arg]  # generic in recent versions of click only
     """A time as Dask writes it, such as "12h" or "30 days"; a bare number counts seconds."""
 

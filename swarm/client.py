@@ -20,6 +20,7 @@ from swarm import config_sources
 from swarm.agents.host import NAME, install_on_scheduler, settings_of
 from swarm.config import Resolved, Settings
 from swarm.errors import ConnectError, SchedulerLostError, SubmissionError, SwarmError, nearest
+from swarm.explain import Account
 from swarm.protocol import KINDS, TOPIC, Event, from_wire
 from swarm.reach import SLACK_S, check, no_connection
 from swarm.run import Run
@@ -324,6 +325,24 @@ class Swarm:
     async def _status(self) -> dict[str, Any]:
         answer: dict[str, Any] = await self.ask("swarm_status")
         return answer
+
+    def explain(self, what: Any) -> Any:
+        """Why a task went where it went, or what a worker has and how fast it is: an `Account`, to be printed.
+
+        Parameters
+        ----------
+        what
+            A key or the beginning of one, a future, or the name or address of a worker.
+
+        Raises
+        ------
+        UnknownKeyError
+            The scheduler knows nothing of that kind; it forgets tasks that were over long ago.
+        """
+        return self.sync(self._explain, getattr(what, "key", what))
+
+    async def _explain(self, what: Any) -> Account:
+        return Account(await self.ask("swarm_explain", what=what))
 
     @property
     def page(self) -> Any:

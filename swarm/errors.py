@@ -108,7 +108,7 @@ class UnknownKeyError(SwarmError):
     exit_code = 2
 
     @classmethod
-    def about(cls, what: str, similar: Sequence[str], prefixes: Sequence[str]) -> Self:
+    def about(cls, what: str, similar: Sequence[str], prefixes: Sequence[str], where: str = "") -> UnknownKeyError:
         """No task begins with `what`, and no worker is called so; names the nearest of what there is."""
         near = nearest(what, similar) or nearest(what, prefixes)
         if near:
@@ -117,7 +117,7 @@ class UnknownKeyError(SwarmError):
             hint = f" (tasks begin with {', '.join(prefixes[:5])}{', …' if prefixes[5:] else ''})"
         else:
             hint = " (there are no tasks)"
-        return cls(f"there is no task or worker {what!r}{hint}")
+        return cls(f"there is no task or worker {what!r}{where}{hint}")
 
 
 class RunFailedError(SwarmError):

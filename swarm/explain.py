@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from swarm.errors import ConnectError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console, ConsoleOptions, RenderResult
 
 Facts = Mapping[str, Any]
@@ -29,6 +31,14 @@ RULES = {
     "prefetch": "its inputs can come while the worker is busy",
 }
 """Rules of `scheduler_plugins.decide.placement`."""
+REASONS = {
+    "handle-worker-cleanup": "that worker left",
+    "swarm-timeout": "it ran longer than its swarm_timeout",
+    "client-releases-keys": "nobody wants it any more",
+}
+"""What Dask or swarm calls the cause of a transition (the stimulus) → in words."""
+CALLED_BACK = ("swarm-recall", "swarm-taken")
+"""Causes of which the event before tells."""
 STYLES = {
     "ready": "dim",
     "given": "cyan",
@@ -86,7 +96,8 @@ class Account:
         if self.facts["kind"] == "worker":
             found = [(event, f"{event['key']}: {tell(event)}") for event in self.facts["recent"]]
         else:
-            found = [(event, tell(event)) for event in self.facts["events"]]
+            events = self.facts["events"]
+            found = [(e, tell(e)) for e in events if not str(e.get("reason") or "").startswith(CALLED_BACK)]
         return [Happened(event["at_s"], event["what"], words) for event, words in found]
 
     def parts(self) -> list[Part]:
@@ -188,34 +199,40 @@ class _Teller:
 
     def __call__(self, event: Facts) -> str:
         worker = self.name(event.get("worker"))
-        match event["what"]:
-            case "ready":
-                last = event.get("last_input")
-                return "it waits for a worker" + (f" since the last of its inputs came: {last}" if last else "")
-            case "given":
-                rule = event["rule"]
-                return f"to {worker} by the rule {rule}: {RULES.get(rule, rule)}; {_predicted(event)}"
-            case "given by Dask":
-                return f"to {worker} by Dask's own rule: it may not go anywhere, or was not for the pool"
-            case "done":
-                return self._done(event, worker)
-            case "left":
-                why = f" ({event['reason'].strip().splitlines()[-1]})" if event["reason"].strip() else ""
-                return f"{worker} has it no more, it is {event['state']}{why}"
-            case "asked back":
-                return f"from {worker}, where it waits: {self._behind(event)}"
-            case "given back":
-                return f"{worker} let it go"
-            case "taken back":
-                return f"{worker} did not answer, and lost it"
-            case "kept":
-                return f"{worker} had begun it"
-            case "copied":
-                ran = f"it ran on {worker} for {span(event['elapsed_s'])}"
-                return f"to {self.name(event['to'])} as well: {ran}, {_predicted(event)}"
-            case "copy ended":
-                return f"the copy on {self.name(event['to'])} {event['how']} after {span(event['copied_s'])}"
-        return str(event.get("reason", ""))
+        tell = getattr(self, f"_{event['what'].replace(' ', '_').lower()}", None)
+        return str(event.get("reason", "") if tell is None else tell(event, worker))
+
+    def _ready(self, event: Facts, worker: str) -> str:
+        last = event["last_input"]
+        return "it waits for a worker" + (f" since the last of its inputs came: {last}" if last else "")
+
+    def _given(self, event: Facts, worker: str) -> str:
+        rule = event["rule"]
+        return f"to {worker} by the rule {rule}: {RULES.get(rule, rule)}; {_predicted(event)}"
+
+    def _given_by_dask(self, event: Facts, worker: str) -> str:
+        return f"to {worker} by Dask's own rule: it may not go anywhere, or was not for the pool"
+
+    def _left(self, event: Facts, worker: str) -> str:
+        last = (event["reason"].strip().splitlines() or [""])[-1]
+        why = f" ({REASONS.get(last, last)})" if last else ""
+        return f"{worker} has it no more, it is {event['state']}{why}"
+
+    def _given_back(self, event: Facts, worker: str) -> str:
+        return f"{worker} let it go"
+
+    def _taken_back(self, event: Facts, worker: str) -> str:
+        return f"{worker} did not answer, and lost it"
+
+    def _kept(self, event: Facts, worker: str) -> str:
+        return f"{worker} had begun it"
+
+    def _copied(self, event: Facts, worker: str) -> str:
+        ran = f"it ran on {worker} for {span(event['elapsed_s'])}"
+        return f"to {self.name(event['to'])} as well: {ran}, {_predicted(event)}"
+
+    def _copy_ended(self, event: Facts, worker: str) -> str:
+        return f"the copy on {self.name(event['to'])} {event['how']} after {span(event['copied_s'])}"
 
     def _done(self, event: Facts, worker: str) -> str:
         words = f"on {worker}"
@@ -229,14 +246,13 @@ class _Teller:
             words += f"; the result has {format_bytes(event['output_bytes'])}"
         return words
 
-    def _behind(self, event: Facts) -> str:
-        if event["behind"] is None:
-            return "it takes nothing on"
-        runs = f"behind {event['behind']}, which has run {span(event['behind_for_s'])}"
+    def _asked_back(self, event: Facts, worker: str) -> str:
+        words = f"from {worker}, where it waits"
+        if event["behind"] is not None:
+            ran, most = span(event["behind_for_s"]), span(event["behind_p99_s"])
+            words += f" behind {event['behind']}, which has run {ran} of at most {most}"
         free_s = event["free_in_s"]
-        return f"{runs} of at most {span(event['behind_p99_s'])}" + (
-            "" if free_s is None else f"; a thread there would be free in {span(free_s)}"
-        )
+        return words + ("" if free_s is None else f"; a thread there would be free in {span(free_s)}")
 
 
 # -- a task ----------------------------------------------------------------------------------------------------------
@@ -269,28 +285,29 @@ def _of_task(facts: Facts) -> Iterator[str]:
 
 def _waits(waits: Facts, tell: _Teller) -> str:
     """What a task that is not done waits for."""
+    on = tell.name(waits.get("worker"))
     match waits["for"]:
         case "inputs":
-            return f"waits for {_counted(waits['count'], 'input')}: {_inputs(waits, tell)}"
+            words = f"waits for {_counted(waits['count'], 'input')}: {_inputs(waits, tell)}"
         case "a worker" if "pool" in waits:
-            return _in_pool(waits, tell)
+            words = _in_pool(waits, tell)
         case "a worker that it may run on":
             allowed = [f"{name} {', '.join(map(str, some))}" for name, some in waits["allowed"].items() if some]
-            return f"waits for a worker that it may run on ({'; '.join(allowed) or 'there is none'})"
+            words = f"waits for a worker that it may run on ({'; '.join(allowed) or 'there is none'})"
         case "its result" if waits["runs_s"] is None:
-            return f"is on {tell.name(waits['worker'])}, which has not said yet that it runs"
+            words = f"is on {on}, which has not said yet that it runs"
         case "its result":
-            return f"runs on {tell.name(waits['worker'])} for {span(waits['runs_s'])}; {_beyond(waits)}"
+            words = f"runs on {on} for {span(waits['runs_s'])}; {_beyond(waits)}"
         case "its inputs to be moved":
-            left = span(waits["left_s"])
-            return f"waits on {tell.name(waits['worker'])} for its inputs to come, {left} more; {_predicted(waits)}"
+            words = f"waits on {on} for its inputs to come, {span(waits['left_s'])} more; {_predicted(waits)}"
         case "a thread":
-            free_s = waits["free_in_s"]
-            soon = "" if free_s is None else f", one is free in {span(free_s)}"
+            soon = "" if waits["free_in_s"] is None else f", one is free in {span(waits['free_in_s'])}"
             behind = f" behind {_counted(waits['behind'], 'task')}" if waits["behind"] else ""
-            where = f"waits on {tell.name(waits['worker'])} for a thread{behind}{soon}"
-            return f"{where}, {span(waits['since_s'])} so far; {_predicted(waits)}"
-    return f"waits for {waits['for']}"
+            so_far = f"{span(waits['since_s'])} so far"
+            words = f"waits on {on} for a thread{behind}{soon}, {so_far}; {_predicted(waits)}"
+        case what:
+            words = f"waits for {what}"
+    return words
 
 
 def _inputs(waits: Facts, tell: _Teller) -> str:
@@ -311,10 +328,18 @@ def _in_pool(waits: Facts, tell: _Teller) -> str:
     work = f" ({span(ahead_s)} of work for all workers)" if ahead and ahead_s is not None else ""
     before = f"{ahead} of the {waits['pool']} tasks in the pool go before it{work}" if ahead else "it is the next"
     words = f"waits for a worker; {before}"
+    unfit = f"; {_counted(waits['unfit'], 'worker')} can't take it now" if waits["unfit"] else ""
     if waits["would_go_to"] is None:
-        return f"{words}; no worker takes tasks now"
-    soon = f"free in {span(waits['free_in_s'])}" if waits["free_in_s"] else "free now"
-    words += f"; now it would go to {tell.name(waits['would_go_to'])}, {soon}, and take {span(waits['p50_s'])} there"
+        return f"{words}{unfit or '; there is no worker that takes tasks'}"
+    free_s, there = waits["free_in_s"], tell.name(waits["would_go_to"])
+    when = (
+        "free now"
+        if free_s == 0
+        else "busy with what is not known yet"
+        if free_s is None
+        else f"free in {span(free_s)}"
+    )
+    words += f"{unfit}; as things are it would go to {there}, {when}, and take {span(waits['p50_s'])} there"
     return words + (f"; its inputs lie on {tell.name(waits['inputs_on'])}" if waits["inputs_on"] else "")
 
 
@@ -414,3 +439,18 @@ async def _ask(what: str, address: str) -> dict[str, Any]:
     if "error" in found:
         settings_of(found, address)  # raises
     return found
+
+
+def recorded(what: str, run: str, journal: Path) -> Account:
+    """From the journal, after the scheduler is gone.
+
+    Raises
+    ------
+    JournalError
+        It can't be read, or has no such run.
+    UnknownKeyError
+        The run has no such task.
+    """
+    from scheduler_plugins.io import recorded as journals
+
+    return Account(journals.explain(journal, run, what))

@@ -94,9 +94,12 @@ class Run:
         """How far the run is: a dict with `tasks`, `finished`, `erred`, `functions`, `workers` and more."""
         return self._swarm.sync(self._info)
 
-    def explain(self) -> Any:
-        """What ran where, what took long, and what happened in the cluster meanwhile: an `Explanation`."""
-        return self._swarm.sync(self._explain)
+    def explain(self, key: Any = None) -> Any:
+        """What ran where, what took long, and what happened in the cluster meanwhile: an `Explanation`.
+
+        With a key: why that task went where it went, and what it waited for (`Swarm.explain`).
+        """
+        return self._swarm.sync(self._explain) if key is None else self._swarm.explain(key)
 
     def verify(self, timeout: float | None = None) -> Any:
         """Check the result by other means than those that computed it, giving a `Verification`; see the workload.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from swarm.config import check
@@ -100,9 +101,17 @@ class Limits:
         self._resting: list[tuple[float, int, Task]] = []
         self._serial = 0
 
-    def set(self, task: Task, limit: Limit) -> None:
-        """A task has a limit of its own."""
-        self._watched[task] = _Watched(limit)
+    def set_limit(self, task: Task, limit: Limit) -> None:
+        """A task has a limit of its own; to be told again while it runs changes nothing."""
+        watched = self._watched.get(task)
+        if watched is None:
+            self._watched[task] = _Watched(limit)
+        else:
+            watched.limit = limit
+
+    def hold_back(self, task: Task) -> None:
+        """It shall never run."""
+        self._watched.setdefault(task, _Watched(self._default)).rests_until_s = inf
 
     def given(self, task: Task, worker: Worker, now_s: float) -> None:
         """A worker was sent a task."""

@@ -31,11 +31,11 @@ class Given:
         "nbytes",
         "p50_s",
         "p99_s",
+        "ranked_s",
         "sent_at_s",
         "started_at_s",
         "tail_s",
         "task",
-        "ranked_s",
     )
 
     def __init__(
@@ -136,6 +136,11 @@ class Load:
             else:
                 self._wait(given)
 
+    def hold(self, threads: int, now_s: float) -> None:
+        """So many threads are lost."""
+        self.held = threads
+        self._begin(now_s)
+
     def end(self, task: Task, now_s: float) -> Given | None:
         """The worker has the task no more: done, failed or taken away."""
         given = self.running.pop(task, None)
@@ -144,12 +149,16 @@ class Load:
                 self._waits_no_more(given)
             elif (given := self.fetching.get(task)) is not None:
                 self._fetched(given)
-        elif self.waiting and self.free_threads > 0:
+        self._begin(now_s)
+        return given
+
+    def _begin(self, now_s: float) -> None:
+        """What waits runs on the threads that are free."""
+        while self.waiting and self.free_threads > 0:
             following = next(iter(self.waiting.values()))
             self._waits_no_more(following)
             following.started_at_s = now_s
             self.running[following.task] = following
-        return given
 
     def _waits_no_more(self, given: Given) -> None:
         del self.waiting[given.task]

@@ -15,9 +15,11 @@ room. So little of what turns out wrong has to be undone. What is weighed:
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import islice
 from math import floor, inf, log2
 from typing import Any, NamedTuple
 
@@ -26,6 +28,9 @@ from scheduler_plugins.decide.load import FETCH_S, Given, Load
 Task = Any
 """As whoever uses this names it; hashable."""
 Worker = Any
+Priority = tuple[Any, ...]
+"""As Dask's: what lower comes first, goes first. The first part is the user's, and no rule goes over it."""
+Place = tuple[Any, int]
 
 CRITICAL = 0.5
 """Share of the time that all work still takes, from which on a path decides over the order."""
@@ -36,7 +41,7 @@ PER_OCTAVE = 4
 HORIZON_S = 0.03
 """A worker may be given a task so long before a thread is free: what message, loop and batching take, and then some."""
 REFILL = 0.5
-"""Share of the horizon to which what waits on a worker falls before it is given more, so that it gets several at once."""
+"""Share of the horizon to which what waits on a worker falls before it is given more: so it gets several at once."""
 MOST_LEAD_S = 0.5
 """Most that the horizon is extended for transfers."""
 LEAD_RATE = 0.1
@@ -55,7 +60,7 @@ MOST_WAITING = 512
 WAITING_BYTES = 64e6
 """Predicted results of the tasks that wait on one worker."""
 TRIES = 4
-"""Tasks that a worker may decline before it is left idle."""
+"""Tasks that a worker may decline before it is left idle, and workers that may before the slower ones are not asked."""
 LOOKS = 16
 """Tasks that may not fit on a worker before it is left idle."""
 
@@ -83,8 +88,8 @@ class Choice(NamedTuple):
     task: Task
     worker: Worker
     rule: str
-    """Why: "probe" (the first of its kind: many will follow), "critical", "order", "local", "moved" (away from its inputs) or "filler" (the best for a slow worker),
-    "prefetch" (its inputs can come while the worker is busy)."""
+    """Why: "probe" (the first of its kind: many will follow), "critical", "order", "local", "moved" (away from its
+    inputs), "filler" (the best for a slow worker) or "prefetch" (its inputs can come while the worker is busy)."""
 
 
 class Outlook(NamedTuple):
@@ -101,57 +106,82 @@ class Outlook(NamedTuple):
 class Entry:
     """A ready task in the pool."""
 
-    __slots__ = ("bucket", "cost", "home", "input_bytes", "is_ready", "priority", "rank_s", "task")
+    __slots__ = ("cost", "home", "input_bytes", "is_ready", "level", "place", "priority", "rank_s", "task")
 
-    def __init__(self, task: Task, priority: Any, cost: Cost, rank_s: float, home: Worker, input_bytes: float) -> None:
+    def __init__(
+        self, task: Task, priority: Priority, cost: Cost, rank_s: float, home: Worker, input_bytes: float
+    ) -> None:
         self.task = task
         self.priority = priority
-        """Lower goes first, as in Dask."""
+        self.level = priority[0]
         self.cost = cost
         self.rank_s = max(rank_s, cost.p50_s)
         self.home = home
         """The worker with most of its inputs; or ROOTS, or ANYWHERE."""
         self.input_bytes = input_bytes
-        self.bucket = _step(self.rank_s)
+        self.place = (self.level, -_step(self.rank_s))
+        """What lower comes first, the user wants first; of that, longer paths come first."""
         self.is_ready = True
+
+
+Item = tuple[Priority, int, Entry]
 
 
 class Shelf:
     """Ready tasks with their inputs on the same worker, by rank."""
 
-    __slots__ = ("heaps", "seconds")
+    __slots__ = ("_order", "_places", "backlog_step", "count", "heaps", "seconds")
 
     def __init__(self) -> None:
-        self.heaps: dict[int, list[tuple[Any, int, Entry]]] = {}
-        """Step of rank → heap by priority. Tasks of about the same rank go in Dask's order."""
+        self._order: list[Item] = []
+        """All of them by priority. What was taken otherwise stays in a heap until it comes up."""
+        self.heaps: dict[Place, list[Item]] = {}
+        """By priority. Tasks of about the same rank go in Dask's order."""
+        self._places: list[Place] = []
+        """Of the heaps, in order."""
+        self.count = 0
+        """Of tasks that are still ready."""
         self.seconds = 0.0
+        self.backlog_step: int | None = None
+        """Under which its worker is found among those with most to do."""
 
-    def head(self, bucket: int) -> Entry | None:
-        """The first of this step of rank that is still ready."""
-        heap = self.heaps.get(bucket)
+    def put(self, entry: Entry, serial: int) -> None:
+        heap = self.heaps.get(entry.place)
+        if heap is None:
+            heap = self.heaps[entry.place] = []
+            insort(self._places, entry.place)
+        item = (entry.priority, serial, entry)
+        heappush(heap, item)
+        heappush(self._order, item)
+
+    def head(self, place: Place) -> Entry | None:
+        """The first of this place that is still ready."""
+        heap = self.heaps.get(place)
         while heap:
             entry = heap[0][2]
             if entry.is_ready:
                 return entry
             heappop(heap)
         if heap is not None:
-            del self.heaps[bucket]
+            del self.heaps[place]
+            self._places.remove(place)
         return None
 
     def first(self) -> Entry | None:
         """The first in Dask's order."""
-        best: Entry | None = None
-        for bucket in list(self.heaps):
-            entry = self.head(bucket)
-            if entry is not None and (best is None or entry.priority < best.priority):
-                best = entry
-        return best
+        order = self._order
+        while order:
+            entry = order[0][2]
+            if entry.is_ready:
+                return entry
+            heappop(order)
+        return None
 
     def longest(self, limit_s: float = inf) -> Entry | None:
-        """The one with the highest rank, of those not above the limit."""
-        most = inf if limit_s == inf else _step(limit_s)
-        for bucket in sorted(self.heaps, reverse=True):
-            if bucket <= most and (entry := self.head(bucket)) is not None and entry.rank_s <= limit_s:
+        """The one with the highest rank, of those not above the limit; what the user wants first before others."""
+        least = -inf if limit_s == inf else -_step(limit_s)
+        for place in list(self._places):
+            if place[1] >= least and (entry := self.head(place)) is not None and entry.rank_s <= limit_s:
                 return entry
         return None
 
@@ -186,6 +216,12 @@ class WorkerView:
     is_hungry: bool = False
     seen: int = 0
     """Tasks that it has ended."""
+    wakes_at_s: float = inf
+    """When it will be asked anyway."""
+
+
+def _anything(task: Task, worker: Worker) -> bool:  # noqa: ARG001 - the default of `Placement.fits`
+    return True
 
 
 class Placement:
@@ -212,7 +248,7 @@ class Placement:
         transfer_s: Callable[[Task, Worker], float],
         remaining_s: Callable[[], float],
         is_open: Callable[[Worker], bool],
-        fits: Callable[[Task, Worker], bool] = lambda task, worker: True,
+        fits: Callable[[Task, Worker], bool] = _anything,
         horizon_s: float = HORIZON_S,
     ) -> None:
         self._factor = factor
@@ -227,10 +263,12 @@ class Placement:
         """Moving average of the transfers of tasks that were given to workers."""
         self._entries: dict[Task, Entry] = {}
         self._shelves: dict[Worker, Shelf] = {}
-        self._by_rank: dict[int, int] = {}
-        """Step of rank → ready tasks of it, in all shelves."""
-        self._unknown: dict[Any, Task] = {}
-        """Kind of task of which nothing is known, and none has been tried → the first that is ready."""
+        self._places: dict[Any, dict[int, dict[Worker, int]]] = {}
+        """The user's priority → step of rank, negative → home → how many are ready."""
+        self._backlogs: dict[int, dict[Worker, None]] = {}
+        """Step of the time that the tasks take of which a worker has the inputs → such workers."""
+        self._unknown: dict[tuple[Any, Any], Task] = {}
+        """Priority and kind of task of which nothing is known, and none has been tried → the first that is ready."""
         self._tried: set[Any] = set()
         self._serial = 0
         self.views: dict[Worker, WorkerView] = {}
@@ -241,6 +279,8 @@ class Placement:
         """Durations of all that is in the pool."""
         self._hungry: dict[int, dict[Worker, WorkerView]] = {}
         """Step of the factor → workers that may have room."""
+        self._at_home: dict[Worker, WorkerView] = {}
+        """Those of them that have the inputs of ready tasks."""
         self._alarms: list[tuple[float, int, Worker]] = []
         """When workers will have room that have none now."""
 
@@ -253,6 +293,7 @@ class Placement:
     # -- workers ---------------------------------------------------------------------------------------------------
 
     def join(self, worker: Worker, threads: int) -> None:
+        self.leave(worker)
         view = self.views[worker] = WorkerView(worker, Load(threads))
         self._count_speed(view, +1)
         self._hunger(view)
@@ -266,19 +307,18 @@ class Placement:
         self._feed(view)
         for task in view.load.tasks():
             self._on.pop(task, None)
-        shelf = self._shelves.pop(worker, None)
+        shelf = self._shelves.get(worker)
         if shelf is not None:
-            for heap in shelf.heaps.values():
-                for _, _, entry in heap:
-                    if entry.is_ready:
-                        entry.home = ANYWHERE
-                        self._shelve(entry)
+            for entry in [each for heap in shelf.heaps.values() for _, _, each in heap if each.is_ready]:
+                self._take_out(entry)
+                entry.home = ANYWHERE
+                self._shelve(entry)
 
-    def hold(self, worker: Worker, threads: int) -> None:
+    def hold(self, worker: Worker, threads: int, now_s: float) -> None:
         """So many of its threads are lost to tasks that are wanted no more."""
         view = self.views.get(worker)
         if view is not None and view.load.held != threads:
-            view.load.held = threads
+            view.load.hold(threads, now_s)
             self._hunger(view)
 
     def set_speed(self, worker: Worker, factor: float, doubt: float = 1.0) -> None:
@@ -296,6 +336,8 @@ class Placement:
             if was_hungry:
                 self._hunger(view)
             self._count_speed(view, +1)
+            if (shelf := self._shelves.get(worker)) is not None:
+                self._weigh(worker, shelf)
 
     def _count_speed(self, view: WorkerView, sign: int) -> None:
         tally = self._speeds.get(view.step)
@@ -313,6 +355,8 @@ class Placement:
         if not view.is_hungry:
             view.is_hungry = True
             self._hungry.setdefault(view.step, {})[view.worker] = view
+            if view.worker in self._shelves:
+                self._at_home[view.worker] = view
 
     def _feed(self, view: WorkerView) -> None:
         if view.is_hungry:
@@ -321,11 +365,12 @@ class Placement:
             del group[view.worker]
             if not group:
                 del self._hungry[view.step]
+            self._at_home.pop(view.worker, None)
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     def ready(
-        self, task: Task, priority: Any, cost: Cost, rank_s: float, home: Worker = ROOTS, input_bytes: float = 0.0
+        self, task: Task, priority: Priority, cost: Cost, rank_s: float, home: Worker = ROOTS, input_bytes: float = 0.0
     ) -> None:
         """A task waits for a worker.
 
@@ -340,27 +385,68 @@ class Placement:
             home = ANYWHERE
         entry = Entry(task, priority, cost, rank_s, home, input_bytes)
         self._entries[task] = entry
-        self._by_rank[entry.bucket] = self._by_rank.get(entry.bucket, 0) + 1
         if cost.kind is not None and cost.kind not in self._tried:
-            self._unknown.setdefault(cost.kind, task)
+            self._unknown.setdefault((entry.level, cost.kind), task)
         self._shelve(entry)
 
     def _shelve(self, entry: Entry) -> None:
-        shelf = self._shelves.get(entry.home)
+        home = entry.home
+        shelf = self._shelves.get(home)
         if shelf is None:
-            shelf = self._shelves[entry.home] = Shelf()
+            shelf = self._shelves[home] = Shelf()
+            view = self.views.get(home)
+            if view is not None and view.is_hungry:
+                self._at_home[home] = view
         self._serial += 1
-        heap = shelf.heaps.get(entry.bucket)
-        if heap is None:
-            heap = shelf.heaps[entry.bucket] = []
-        heappush(heap, (entry.priority, self._serial, entry))
+        shelf.put(entry, self._serial)
+        level, step = entry.place
+        homes = self._places.setdefault(level, {}).setdefault(step, {})
+        homes[home] = homes.get(home, 0) + 1
+        shelf.count += 1
         shelf.seconds += entry.cost.p50_s
         self._pool_s += entry.cost.p50_s
+        self._weigh(home, shelf)
+
+    def _take_out(self, entry: Entry) -> None:
+        """What `_shelve` counted, counts no more."""
+        home, (level, step) = entry.home, entry.place
+        homes = self._places[level][step]
+        homes[home] -= 1
+        if not homes[home]:
+            del homes[home]
+            if not homes:
+                del self._places[level][step]
+                if not self._places[level]:
+                    del self._places[level]
+        shelf = self._shelves[home]
+        shelf.count -= 1
+        shelf.head(entry.place)
+        shelf.seconds = shelf.seconds - entry.cost.p50_s if shelf.count else 0.0
+        self._pool_s = max(self._pool_s - entry.cost.p50_s, 0.0)
+        self._weigh(home, shelf)
+        if not shelf.count:
+            del self._shelves[home]
+            self._at_home.pop(home, None)
+
+    def _weigh(self, home: Worker, shelf: Shelf) -> None:
+        """Keep the workers sorted by how much there is to do for which they have the inputs."""
+        view = self.views.get(home)
+        step = None if view is None or not shelf.count else _step(shelf.seconds) + view.step
+        if step == shelf.backlog_step:
+            return
+        if shelf.backlog_step is not None:
+            peers = self._backlogs[shelf.backlog_step]
+            del peers[home]
+            if not peers:
+                del self._backlogs[shelf.backlog_step]
+        if step is not None:
+            self._backlogs.setdefault(step, {})[home] = None
+        shelf.backlog_step = step
 
     def rank(self, task: Task, rank_s: float, cost: Callable[[Task], Cost]) -> None:
         """The path that hangs on a task is another than it was thought to be, and so may be its own duration."""
         entry = self._entries.get(task)
-        if entry is not None and _step(max(rank_s, 1e-9)) != entry.bucket:
+        if entry is not None and -_step(max(rank_s, 1e-9)) != entry.place[1]:
             self.ready(task, entry.priority, cost(task), rank_s, entry.home, entry.input_bytes)
 
     def unready(self, task: Task) -> None:
@@ -369,17 +455,9 @@ class Placement:
         if entry is None:
             return
         entry.is_ready = False
-        left = self._by_rank[entry.bucket] - 1
-        if left:
-            self._by_rank[entry.bucket] = left
-        else:
-            del self._by_rank[entry.bucket]
-        shelf = self._shelves[entry.home]
-        shelf.seconds = max(shelf.seconds - entry.cost.p50_s, 0.0)
-        self._pool_s -= entry.cost.p50_s
+        self._take_out(entry)
         if not self._entries:
             self._pool_s = 0.0
-            self._shelves.clear()
             self._unknown.clear()
             self._tried.clear()
 
@@ -429,6 +507,26 @@ class Placement:
             self._hunger(view)
         return given
 
+    def seceded(self, task: Task, now_s: float) -> None:
+        """A task that runs has left its thread to others (`distributed.secede`, `worker_client`)."""
+        view = self._on.get(task)
+        if view is not None and task in view.load.running:
+            self.ended(task, now_s)
+            view.seen -= 1
+            self._hunger(view)
+
+    def spare(self) -> Iterator[Worker]:
+        """Workers with an idle thread for which there is nothing to do, the fastest first."""
+        for step in sorted(self._hungry):
+            for worker, view in self._hungry[step].items():
+                if view.load.free_threads > 0 and self._is_open(worker):
+                    yield worker
+
+    def backlog_s(self) -> float:
+        """How long all workers together need for what is ready; 0 when nothing is."""
+        speed = sum(tally.speed for tally in self._speeds.values())
+        return self._pool_s / speed if self._entries and speed else 0.0
+
     # -- the rules -------------------------------------------------------------------------------------------------
 
     def choices(self, now_s: float) -> Iterator[Choice]:
@@ -439,17 +537,30 @@ class Placement:
         while alarms and alarms[0][0] <= now_s:
             view = self.views.get(heappop(alarms)[2])
             if view is not None:
+                view.wakes_at_s = inf
                 self._hunger(view)
-        if not self._entries:
-            return
-        for home in list(self._shelves):  # first what has its inputs where there is room
-            view = self.views.get(home)
-            while view is not None and view.is_hungry and (choice := self._next(view, now_s)) is not None:
+        if self._entries:
+            yield from self._to_their_inputs(now_s)
+            yield from self._to_the_fastest(now_s)
+
+    def _to_their_inputs(self, now_s: float) -> Iterator[Choice]:
+        """To workers that have the inputs of tasks, and room."""
+        declined = 0
+        for worker, view in list(self._at_home.items()):
+            while view.is_hungry and (choice := self._next(view, now_s)) is not None:
                 yield choice
-        for step in sorted(self._hungry):  # then the fastest, a task each, and another
-            declined = 0
+            if worker in self._at_home:
+                self._at_home[worker] = self._at_home.pop(worker)  # others are asked before it the next time
+                declined += 1
+                if declined >= TRIES:
+                    return
+
+    def _to_the_fastest(self, now_s: float) -> Iterator[Choice]:
+        """To the fastest workers first, a task each, and another."""
+        declined = 0
+        for step in sorted(self._hungry):
             group = list(self._hungry.get(step, {}).values())
-            while group and declined < TRIES:
+            while group:
                 fed = []
                 for view in group:
                     if not self._entries:
@@ -459,16 +570,19 @@ class Placement:
                         yield choice
                         fed.append(view)
                     elif view.is_hungry:
+                        self._hungry[step][view.worker] = self._hungry[step].pop(view.worker)  # others come first now
                         declined += 1
-                        if declined >= TRIES:  # what these had better leave, their equals had better leave too
-                            break
+                        if declined >= TRIES:  # what these had better leave, the slower had better leave too
+                            return
                 group = fed
 
     def _next(self, view: WorkerView, now_s: float) -> Choice | None:
         """The next task for this worker, if it has room and there is a good one."""
-        if not self._is_open(view.worker):
-            return None
         if not self._entries:
+            return None
+        if not self._is_open(view.worker):
+            self._feed(view)
+            self._misfits.append(view)
             return None
         choose = self._pick if self._has_room(view, now_s) else self._prefetch
         choice = choose(view, now_s)
@@ -486,31 +600,32 @@ class Placement:
         now_s: float,
     ) -> Choice | None:
         """Another task for this worker: what does not fit there must not keep from it what does."""
-        aside = []
+        aside: list[tuple[Entry, str]] = []
         while choice is not None and not self._fits(choice.task, view.worker):
             entry = self._entries[choice.task]
-            heap = self._shelves[entry.home].heaps.get(entry.bucket)
-            if choice.rule == "probe":
-                self._tried.discard(entry.cost.kind)
-                aside.append((entry, None))
-            elif heap and heap[0][2] is entry and len(aside) < LOOKS:
-                aside.append((entry, heappop(heap)))
-            else:
+            if len(aside) >= LOOKS:
                 choice = None
                 break
-            choice = choose(view, now_s)
-        for entry, item in aside:
-            if item is None:
-                self._unknown[entry.cost.kind] = entry.task
+            if choice.rule == "probe":
+                self._tried.discard(entry.cost.kind)
             else:
-                heappush(self._shelves[entry.home].heaps.setdefault(entry.bucket, []), item)
+                entry.is_ready = False
+            aside.append((entry, choice.rule))
+            choice = choose(view, now_s)
+        for entry, rule in aside:
+            if rule == "probe":
+                self._unknown[entry.level, entry.cost.kind] = entry.task
+            else:
+                entry.is_ready = True
+                self._serial += 1
+                self._shelves[entry.home].put(entry, self._serial)
         if choice is None:
             self._feed(view)
             self._misfits.append(view)
         return choice
 
     def reconsider(self) -> None:
-        """Time has passed, and what did not fit may fit now."""
+        """Time has passed: what did not fit may fit now, and Dask may let workers have tasks that it did not."""
         for view in self._misfits:
             if self.views.get(view.worker) is view:
                 self._hunger(view)
@@ -551,7 +666,8 @@ class Placement:
         soon_s = load.free_in_s(now_s) - self.planned_s
         if soon_s <= 0.0:
             return True
-        if soon_s < inf and not load.waiting:
+        if not load.waiting and now_s + soon_s < view.wakes_at_s:
+            view.wakes_at_s = now_s + soon_s
             self._serial += 1
             heappush(self._alarms, (now_s + soon_s + 1e-4, self._serial, view.worker))
         return False
@@ -575,48 +691,58 @@ class Placement:
 
     def _pick(self, view: WorkerView, now_s: float) -> Choice | None:
         """The best task for this worker, if any is."""
-        while self._unknown:
-            kind, task = next(iter(self._unknown.items()))
-            del self._unknown[kind]
-            self._tried.add(kind)
-            if task in self._entries:
-                return Choice(task, view.worker, "probe")
+        probe = self._probe()
+        if probe is not None:
+            return Choice(probe, view.worker, "probe")
         mine = [shelf for home in (view.worker, ANYWHERE, ROOTS) if (shelf := self._shelves.get(home)) is not None]
         outlook = self._outlook(view, now_s)
-        entry = self._critical(mine, outlook.all_s)
+        entry = self._critical(view, outlook.all_s)
         if entry is not None and self._suits(entry, view, outlook, now_s):
             return Choice(entry.task, view.worker, "critical")
         if view.load.ahead_bytes > WAITING_BYTES:
             mine = [shelf for shelf in mine if shelf is not self._shelves.get(ROOTS)]
         # What goes on with something comes before what begins something: so less lies in memory.
         candidates = [entry for shelf in mine if (entry := shelf.first()) is not None]
-        for entry in sorted(candidates, key=lambda each: (each.home == ROOTS, each.priority)):
+        for entry in sorted(candidates, key=lambda each: (each.level, each.home == ROOTS, each.priority)):
             if self._suits(entry, view, outlook, now_s):
                 return Choice(entry.task, view.worker, "local" if entry.home is view.worker else "order")
         if outlook.faster_s < inf:
-            for shelf in mine:
-                entry = shelf.longest(outlook.pool_s / view.factor)
-                if entry is not None and self._suits(entry, view, outlook, now_s):
+            limit_s = outlook.pool_s / view.factor
+            candidates = [entry for shelf in mine if (entry := shelf.longest(limit_s)) is not None]
+            for entry in sorted(candidates, key=lambda each: each.level):
+                if self._suits(entry, view, outlook, now_s):
                     return Choice(entry.task, view.worker, "filler")
         return self._from_others(view, outlook, now_s)
 
-    def _critical(self, mine: list[Shelf], all_s: float) -> Entry | None:
+    def _probe(self) -> Task | None:
+        """A task of a kind of which nothing is known, of those that the user wants first."""
+        first = min(self._places)
+        for known, task in list(self._unknown.items()):
+            level, kind = known
+            if task not in self._entries or kind in self._tried:
+                del self._unknown[known]
+            elif level == first:
+                del self._unknown[known]
+                self._tried.add(kind)
+                return task
+        return None
+
+    def _critical(self, view: WorkerView, all_s: float) -> Entry | None:
         """A task on which so long a path hangs that it cannot wait."""
-        top = max(self._by_rank)
-        if 2.0 ** ((top + 1) / PER_OCTAVE) < CRITICAL * all_s:
+        level = min(self._places)
+        steps = self._places[level]
+        top = min(steps)
+        if 2.0 ** ((1 - top) / PER_OCTAVE) < CRITICAL * all_s:
             return None
-        return next((entry for shelf in (*mine, *self._shelves.values()) if (entry := shelf.head(top))), None)
+        homes = steps[top]
+        home = next((each for each in (view.worker, ANYWHERE, ROOTS) if each in homes), None)
+        return self._shelves[next(iter(homes)) if home is None else home].head((level, top))
 
     def _from_others(self, view: WorkerView, outlook: Outlook, now_s: float) -> Choice | None:
-        """A task that lies with its inputs on another worker, the one with most to do."""
-        shelves = [
-            (shelf.seconds * self.views[home].factor, home, shelf)
-            for home, shelf in self._shelves.items()
-            if home in self.views and home is not view.worker and shelf.heaps
-        ]
-        shelves.sort(key=lambda each: -each[0])
-        for _, _, shelf in shelves[:TRIES]:
-            entry = shelf.first()
+        """A task that lies with its inputs on another worker, one of those with most to do."""
+        most = (home for step in sorted(self._backlogs, reverse=True) for home in self._backlogs[step])
+        for home in islice((home for home in most if home is not view.worker), TRIES):
+            entry = self._shelves[home].first()
             if entry is not None and self._suits(entry, view, outlook, now_s):
                 return Choice(entry.task, view.worker, "moved")
         return None
@@ -625,11 +751,10 @@ class Placement:
         """Whether the worker should take the task rather than leave it to others."""
         here_s = entry.cost.p50_s * view.factor
         home = self.views.get(entry.home)
-        if home is not None and home is not view:
-            if self._is_open(home.worker):
-                there_s = entry.cost.p50_s * home.factor + self._wait_s(home, now_s)
-                if here_s + GRAVITY * self._transfer_s(entry.task, view.worker) >= there_s:
-                    return False
+        if home is not None and home is not view and self._is_open(home.worker):
+            there_s = entry.cost.p50_s * home.factor + self._wait_s(home, now_s)
+            if here_s + GRAVITY * self._transfer_s(entry.task, view.worker) >= there_s:
+                return False
         if outlook.faster_s == inf or here_s <= outlook.pool_s:
             return True
         tail_s = entry.rank_s - entry.cost.p50_s

@@ -7,7 +7,7 @@ IEEE TPDS 13(3), 2002). Transfers are left out: where dependents run on the work
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 Task = Any
@@ -26,10 +26,18 @@ class Ranks:
         How long a task takes on a worker of average speed.
     changed
         Is told a task and its new rank.
+    is_over
+        Whether a task is finished, or forgotten: it may have ended while others were ranked.
     """
 
-    def __init__(self, seconds: Callable[[Task], float], changed: Callable[[Task, float], None]) -> None:
+    def __init__(
+        self,
+        seconds: Callable[[Task], float],
+        changed: Callable[[Task, float], None],
+        is_over: Callable[[Task], bool],
+    ) -> None:
         self._seconds = seconds
+        self._is_over = is_over
         self._changed = changed
         self._of: dict[Task, tuple[float, float]] = {}
         self.remaining_s = 0.0
@@ -66,9 +74,13 @@ class Ranks:
             else:
                 ends.append(task)
             yield
-        while ends:
-            task = ends.pop()
-            self._rank(task)
+        while ends or left:
+            # What others wait for may have been forgotten meanwhile, with all that it depended on.
+            task = ends.pop() if ends else left.popitem()[0]
+            if not self._is_over(task):
+                self._rank(task)
+                if task.dependencies:
+                    yield from self._raise_inputs(task, left)
             for each in task.dependencies:
                 if each in left:
                     left[each] -= 1
@@ -84,21 +96,20 @@ class Ranks:
             if each in known and known[each][0] > below:
                 below = known[each][0]
         self._put(task, below + seconds, seconds)
-        if task.dependencies:
-            self._raise_inputs(task)
 
-    def _raise_inputs(self, task: Task) -> None:
-        """Pass a longer path on to inputs that were ranked before, such as those of an earlier graph."""
+    def _raise_inputs(self, task: Task, left: Container[Task]) -> Iterator[None]:
+        """Pass a longer path on to inputs that were ranked before, such as those of an earlier graph; not to `left`."""
         stack = [task]
         while stack:
             task = stack.pop()
-            below = self._of[task][0]
+            below = self.rank_s(task)
             for each in task.dependencies:
                 known = self._of.get(each)
-                if known is not None and known[0] < (below + known[1]) * (1.0 - FAR):
+                if each not in left and known is not None and known[0] < (below + known[1]) * (1.0 - FAR):
                     self._of[each] = (below + known[1], known[1])
                     self._changed(each, below + known[1])
                     stack.append(each)
+            yield
 
     def _put(self, task: Task, rank_s: float, seconds: float) -> None:
         known = self._of.get(task)

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from swarm.errors import JournalError
+from swarm.story import Entry
 
 FILE = "journal.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 has the stories of tasks."""
 APPLICATION_ID = 0x5357524D
 """`SWRM`: what `file` and `PRAGMA application_id` see."""
 
@@ -50,10 +52,13 @@ CREATE TABLE tasks (
     run TEXT NOT NULL REFERENCES runs ON DELETE CASCADE, key TEXT NOT NULL, function TEXT NOT NULL,
     dependencies TEXT NOT NULL, is_wanted INTEGER NOT NULL, worker TEXT NOT NULL, start_s REAL, stop_s REAL,
     compute_s REAL NOT NULL, transfer_s REAL NOT NULL, transfers INTEGER NOT NULL, output_bytes INTEGER NOT NULL,
-    PRIMARY KEY (run, key)
+    story TEXT NOT NULL DEFAULT '[]', PRIMARY KEY (run, key)
 );
 """
-"""Times are Unix seconds. `dependencies` is a JSON list of keys, and a key is its text, as Dask shows it."""
+"""Times are Unix seconds. `dependencies` is a JSON list of keys, and a key is its text, as Dask shows it. `story` is a
+JSON list of entries (`swarm.story`)."""
+_UPGRADE = "ALTER TABLE tasks ADD COLUMN story TEXT NOT NULL DEFAULT '[]'"
+"""From version 1."""
 
 _ALLOW = "let the user who runs this read and write the folder and the file"
 _ROOM = "make room"
@@ -88,7 +93,7 @@ Rows = Iterator[tuple[Any, ...]]
 _STATEMENTS = {
     "run": "INSERT OR REPLACE INTO runs VALUES (?, ?, 'running', '', ?, ?, NULL, ?)",
     "workers": "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?)",
-    "task": "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "task": "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "end": "UPDATE runs SET status = ?, reason = ?, ended_at_s = ? WHERE run = ?",
 }
 
@@ -142,6 +147,7 @@ class Journal:
         worker: str,
         spans: Sequence[Mapping[str, Any]],
         output_bytes: int,
+        story: Sequence[Entry] = (),
     ) -> None:
         """A task has a result.
 
@@ -153,8 +159,10 @@ class Journal:
             Dask's own objects, of which the thread reads the attribute `key`.
         spans
             Dask's `startstops`: dicts with action, start, stop.
+        story
+            Why it went where it went.
         """
-        self._put("task", (run, wanted, key, function, dependencies, worker, spans, output_bytes))
+        self._put("task", (run, wanted, key, function, dependencies, worker, spans, output_bytes, story))
 
     def run_ended(self, run: str, status: str, reason: str, at_s: float) -> None:
         self._put("end", (status, reason, at_s, run))
@@ -270,7 +278,7 @@ def _worker_rows(entry: tuple[Any, ...]) -> Rows:
 
 
 def _task_rows(entry: tuple[Any, ...]) -> Rows:
-    run, wanted, key, function, dependencies, worker, spans, output_bytes = entry
+    run, wanted, key, function, dependencies, worker, spans, output_bytes, story = entry
     computed = [span for span in spans if span["action"] == "compute"]
     moved = [span for span in spans if span["action"] == "transfer"]
     yield (
@@ -286,7 +294,12 @@ def _task_rows(entry: tuple[Any, ...]) -> Rows:
         _sum_s(moved),
         len(moved),
         output_bytes,
+        _as_json(story),
     )
+
+
+_as_json = json.JSONEncoder(default=str).encode
+"""As `json.dumps`, which would make an encoder each time; keys may be anything."""
 
 
 _ROWS: Mapping[str, Callable[[tuple[Any, ...]], Rows]] = {
@@ -353,11 +366,14 @@ def _set_up(database: sqlite3.Connection, path: Path) -> None:
     database.execute("PRAGMA foreign_keys = ON")
     database.isolation_level = None
     database.execute("BEGIN IMMEDIATE")  # another scheduler may be about to do the same
-    if check_schema(database, path) == 0:
+    version = check_schema(database, path)
+    if version == 0:
         for statement in filter(str.strip, _SCHEMA.split(";")):
             database.execute(statement)
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    elif version == 1:
+        database.execute(_UPGRADE)
+    database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     database.execute("COMMIT")
     database.isolation_level = "DEFERRED"
 
@@ -374,7 +390,7 @@ def check_schema(database: sqlite3.Connection, path: Path) -> int:
         raise JournalError(f"{path} is not a journal of swarm ({error})") from None
     if (tables or version) and owner != APPLICATION_ID:
         raise JournalError(f"{path} is not a journal of swarm (another program's SQLite file)")
-    if version not in (0, SCHEMA_VERSION):
+    if not 0 <= version <= SCHEMA_VERSION:
         what_to_do = "use that version of swarm, or move the file away"
         raise JournalError(f"{path} has schema {version}, this swarm knows {SCHEMA_VERSION}: {what_to_do}")
     return version

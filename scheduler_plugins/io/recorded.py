@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scheduler_plugins.io.journal import BUSY_S, check_schema, why
-from swarm.errors import JournalError, nearest
+from scheduler_plugins.io.journal import BUSY_S, check_schema, text, why
+from swarm.errors import JournalError, UnknownKeyError, nearest
+from swarm.story import named
 
 LATEST = "latest"
+_COLUMNS = "key, function, dependencies, is_wanted, worker, start_s, compute_s, transfer_s, transfers, output_bytes"
 MOST_THREADS = 1 << 16
 """Of a worker, beyond which a journal is not believed."""
 
@@ -96,13 +98,71 @@ def read(path: Path, what: str) -> RecordedRun:
         ]
         tasks = [
             _task(*row)
-            for row in database.execute(
-                "SELECT key, function, dependencies, is_wanted, worker, start_s, compute_s, transfer_s, transfers,"
-                " output_bytes FROM tasks WHERE run = ? ORDER BY rowid",
-                (run,),
-            )
+            for row in database.execute(f"SELECT {_COLUMNS} FROM tasks WHERE run = ? ORDER BY rowid", (run,))  # noqa: S608
         ]
     return RecordedRun(run, name, submitted_at_s, max(0.0, ended_at_s - submitted_at_s), workers, tasks)
+
+
+def explain(path: Path, what: str, key: str) -> dict[str, Any]:
+    """The facts about one task of a run, also of one that failed or has not ended; as a scheduler gives them.
+
+    Parameters
+    ----------
+    what
+        As for `read`.
+    key
+        Of the task, or its beginning.
+
+    Raises
+    ------
+    JournalError
+        As `read`.
+    UnknownKeyError
+        The run has no such task, or several.
+    """
+    key = text(key)
+    with closing(_open(path)) as database, _telling(path):
+        version = check_schema(database, path)
+        if version == 0:
+            raise JournalError(f"{path} is empty; submit a run first")
+        run = _find(database, path, what, is_over=False)[0]
+        story = "'[]'" if version == 1 else "story"
+        sql = f"SELECT {_COLUMNS}, {story} FROM tasks WHERE run = ? AND"  # noqa: S608 - none of it is the user's
+        rows = database.execute(f"{sql} key = ?", (run, key)).fetchall()
+        if not rows:
+            rows = database.execute(f"{sql} substr(key, 1, ?) = ?", (run, len(key), key)).fetchall()
+        if len(rows) != 1:
+            raise _no_task(database, run, key, [row[0] for row in rows])
+        *columns, told = rows[0]
+        task = _task(*columns)
+        names = dict(database.execute("SELECT address, name FROM workers WHERE run = ?", (run,)))
+        events = [named(entry) for entry in json.loads(told)]
+    if not any(event["what"] == "done" for event in events):  # of an older swarm, or of Dask's own placement
+        stop_s = None if task.start_s is None else task.start_s + task.compute_s
+        end = ("done", stop_s or 0.0, task.worker, task.start_s, stop_s, task.transfer_s)
+        events.append(named((*end, task.transfers, task.output_bytes)))
+    return {
+        "kind": "task",
+        "key": task.key,
+        "function": task.function,
+        "state": "recorded",
+        "inputs": len(task.dependencies),
+        "events": events,
+        "names": names,
+        "of_runs": [run],
+    }
+
+
+def _no_task(database: sqlite3.Connection, run: str, key: str, found: Sequence[str]) -> UnknownKeyError:
+    if found:
+        some = ", ".join(found[:3]) + (", …" if found[3:] else "")
+        return UnknownKeyError(f"{len(found)} tasks of run {run} begin with {key!r} ({some}): give more of the key")
+    similar = database.execute(
+        "SELECT key FROM tasks WHERE run = ? AND substr(key, 1, 4) = ? LIMIT 200", (run, key[:4])
+    ).fetchall()
+    functions = database.execute("SELECT DISTINCT function FROM tasks WHERE run = ? LIMIT 200", (run,)).fetchall()
+    where = f" in run {run} of the journal"
+    return UnknownKeyError.about(key, [row[0] for row in similar], [row[0] for row in functions], where)
 
 
 def _worker(address: str, name: str, host: Any, threads: Any, limit_bytes: Any) -> RecordedWorker:
@@ -166,12 +226,13 @@ def _open(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _find(database: sqlite3.Connection, path: Path, what: str) -> tuple[str, str, Any, Any]:
+def _find(database: sqlite3.Connection, path: Path, what: str, *, is_over: bool = True) -> tuple[str, str, Any, Any]:
+    """A run that finished; or any, if it need not be over."""
     rows = database.execute(
         "SELECT run, name, submitted_at_s, ended_at_s, status, reason FROM runs"
         " ORDER BY submitted_at_s DESC, rowid DESC"
     ).fetchall()
-    finished = [row for row in rows if row[4] == "finished"]
+    finished = [row for row in rows if row[4] == "finished" or not is_over]
     if not finished:
         raise JournalError(f"{path} has no run that finished; submit one first")
     if what == LATEST:
@@ -188,7 +249,7 @@ def _find(database: sqlite3.Connection, path: Path, what: str) -> tuple[str, str
         some = ", ".join(row[0] for row in found[:3]) + (", …" if found[3:] else "")
         raise JournalError(f"{len(found)} runs begin with {what!r} ({some}): give more of the id")
     run, _, _, _, status, reason = found[0]
-    if status != "finished":
+    if status != "finished" and is_over:
         why = f" ({' '.join(reason.split())})" if reason else ""
         state = "has not ended" if status == "running" else f"ended with {status}{why}"
         raise JournalError(f"run {run} {state}; only a run that finished can be replayed")

@@ -47,6 +47,8 @@ class Copying:
     second_run: int
     began_s: float
     """Clock of `time.time`."""
+    lived_s: float = 0.0
+    """Until it ended, once it has."""
 
 
 def _is_of_shuffle(task: TaskState) -> bool:
@@ -73,6 +75,8 @@ class Copies(SchedulerPlugin):
         Some of its handlers are wrapped while this is installed.
     on_failure
         Is given what goes wrong in here, while Dask's own handlers go on.
+    held
+        Where held threads are counted by others too, who install it before and uninstall it after; None: here alone.
     on_held
         Is told each worker of which `held.count` has changed.
     on_took_over
@@ -88,6 +92,7 @@ class Copies(SchedulerPlugin):
         scheduler: Scheduler,
         on_failure: Callable[[BaseException], None],
         *,
+        held: HeldThreads | None = None,
         on_held: Callable[[WorkerState], None] = _nobody,
         on_took_over: Callable[[Copying], None] = _nobody,
         on_end: Callable[[Copying, End], None] = _nobody,
@@ -96,7 +101,8 @@ class Copies(SchedulerPlugin):
         self._on_failure = on_failure
         self._on_took_over = on_took_over
         self._on_end = on_end
-        self.held = HeldThreads(scheduler, on_held, on_failure)
+        self._owns_held = held is None
+        self.held = HeldThreads(scheduler, on_held, on_failure) if held is None else held
         self.live: dict[Key, Copying] = {}
         self._copied_s = 0.0
         self._is_installed = False
@@ -105,7 +111,8 @@ class Copies(SchedulerPlugin):
 
     def install(self) -> None:
         scheduler: Any = self._scheduler
-        self.held.install()
+        if self._owns_held:
+            self.held.install()
         self._streams: dict[str, Callable[..., Any]] = {
             "task-finished": self._task_finished,
             "task-erred": self._task_erred,
@@ -130,7 +137,8 @@ class Copies(SchedulerPlugin):
         for copying in list(self.live.values()):
             self._free(copying.second, copying.task.key)
             self._end(copying, "given up")
-        self.held.uninstall()
+        if self._owns_held:
+            self.held.uninstall()
         for op, ours in self._streams.items():
             if scheduler.stream_handlers[op] == ours:  # else somebody has wrapped it, and ours only passes on
                 scheduler.stream_handlers[op] = self._dasks[op]
@@ -362,7 +370,8 @@ class Copies(SchedulerPlugin):
         del self.live[copying.task.key]
         if not self.live:
             self._scheduler.plugins.pop(self.name, None)
-        self._copied_s += time.time() - copying.began_s
+        copying.lived_s = time.time() - copying.began_s
+        self._copied_s += copying.lived_s
         if end in ("won", "took over"):
             self.held.release(copying.second, copying.task.key)
         self._on_end(copying, end)

@@ -409,6 +409,17 @@ class Estimates:
         self._late.setdefault(ws_address, {})[ts] = (weight, weight * beyond)
         self._balance(ws_address)
 
+    def ran_at_least(self, ts: TaskState, ws_address: str, elapsed_s: float) -> None:
+        """A task ran so long there and was not done: its copy was quicker, or it was taken away."""
+        if self._costs is None:
+            return
+        estimate = self.of(ts)
+        if estimate.samples and estimate.p50_s < elapsed_s < inf:
+            beyond = log(elapsed_s / estimate.p50_s)
+            noise = log(estimate.p99_s / estimate.p50_s) / 2.3263
+            if beyond > self._costs.speeds.log_factor(ws_address):
+                self._costs.speeds.observe(ws_address, beyond, noise)
+
     def _known_level(self, ts: TaskState, address: str) -> float:
         if self._costs is None:
             return 0.0

@@ -13,8 +13,8 @@ from itertools import chain, islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from scheduler_plugins.on_dask.why import named
 from swarm.errors import UnknownKeyError
+from swarm.story import named
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -103,7 +103,7 @@ class Explaining:
             "kind": "task",
             "key": str(key),
             "state": "forgotten" if task is None else task.state,
-            "events": [_plain(named(entry)) for entry in self._mind.why.story(key)],
+            "events": [named(entry) for entry in self._mind.why.story(key)],
         }
         if task is not None:
             facts["function"] = self._mind.estimates.function(task)
@@ -115,28 +115,28 @@ class Explaining:
 
     async def _waits(self, task: TaskState) -> dict[str, Any] | None:
         """What a task that is not done waits for, or for how long it runs."""
+        waits: dict[str, Any] | None = None
         match task.state:
             case "waiting":
                 lacking = task.waiting_on or ()
-                return {
-                    "for": "inputs",
-                    "count": len(lacking),
-                    "some": [self._input(t) for t in islice(lacking, SHOWN)],
-                }
+                some = [self._input(need) for need in islice(lacking, SHOWN)]
+                waits = {"for": "inputs", "count": len(lacking), "some": some}
             case "queued" if task in self._pool:
-                return await self._in_pool(task)
+                waits = await self._in_pool(task)
+            case "queued" if self._mind.is_on and self._mind.limits.rests(task):
+                waits = {"for": "its rest to be over, after it has failed (swarm_backoff)"}
             case "queued":
-                return {"for": "a worker"}
+                waits = {"for": "a worker"}
             case "no-worker":
                 allowed = {
                     "workers": sorted(task.worker_restrictions or ()),
                     "hosts": sorted(task.host_restrictions or ()),
-                    "resources": dict(task.resource_restrictions or {}),
+                    "resources": [f"{name} {much:g}" for name, much in (task.resource_restrictions or {}).items()],
                 }
-                return {"for": "a worker that it may run on", "allowed": allowed}
+                waits = {"for": "a worker that it may run on", "allowed": allowed}
             case "processing" if task.processing_on is not None:
-                return self._on_worker(task, task.processing_on)
-        return None
+                waits = self._on_worker(task, task.processing_on)
+        return waits
 
     def _input(self, task: TaskState) -> dict[str, Any]:
         state = task.processing_on
@@ -157,24 +157,27 @@ class Explaining:
     async def _in_pool(self, task: TaskState) -> dict[str, Any]:
         """Where it stands in the pool, and where it would go now."""
         entry = self._pool[task]
-        ahead, ahead_s, total = 0, 0.0, len(self._pool)
+        ahead, ahead_s, total, is_behind = 0, 0.0, len(self._pool), False
         async for other in _in_slices(list(self._pool.values())):
-            if other.priority < entry.priority:
+            is_behind = is_behind or other is entry  # of the same priority, the first comes first
+            if other.priority < entry.priority or (other.priority == entry.priority and not is_behind):
                 ahead += 1
                 ahead_s += other.cost.p50_s
-        best: tuple[float, str, float, float] | None = None
-        speed = 0.0
+        best: tuple[float, float, str, float] | None = None
+        speed, unfit = 0.0, 0
         placing, factor, now_s = self._mind.placing, self._mind.estimates.factor, time.time()
         async for view in _in_slices(list(placing.placement.views.values())):
             if view.worker not in self._scheduler.running:
                 continue
+            if not self._mind._fits(task, view.worker):
+                unfit += 1
+                continue
             speed += view.load.threads / view.factor
             free_s = view.load.free_in_s(now_s)
             there_s = entry.cost.p50_s * factor(task, view.worker)
-            move_s = placing._transfer_s(task, view.worker)
-            done_s = free_s + move_s + there_s
-            if isfinite(done_s) and (best is None or done_s < best[0]):
-                best = (done_s, view.worker.address, free_s, there_s)
+            move_s = placing.transfer_s(task, view.worker)
+            rated = (free_s + move_s + there_s, there_s, view.worker.address, free_s)
+            best = rated if best is None else min(best, rated)
         home = getattr(entry.home, "address", None)
         return {
             "for": "a worker",
@@ -183,9 +186,10 @@ class Explaining:
             "pool": total,
             "path_s": entry.rank_s,
             "inputs_on": home,
-            "would_go_to": None if best is None else best[1],
-            "free_in_s": None if best is None else best[2],
-            "p50_s": None if best is None else best[3],
+            "unfit": unfit,
+            "would_go_to": None if best is None else best[2],
+            "free_in_s": None if best is None else _finite(best[3]),
+            "p50_s": None if best is None else best[1],
         }
 
     def _given(self, task: TaskState, state: WorkerState) -> Given | None:
@@ -235,7 +239,7 @@ class Explaining:
             "status": state.status.name,
             "has": len(state.processing),
             "counts": dict(why.counts.get(address, {})),
-            "recent": [{"key": str(key), **_plain(named(entry))} for key, entry in why.recent(address)],
+            "recent": [{"key": str(key), **named(entry)} for key, entry in why.recent(address)],
             "runs": [],
             "waiting": 0,
         }
@@ -282,11 +286,6 @@ def _as_tuple(what: Any) -> tuple[Any, ...] | None:
             return None
         return key if isinstance(key, tuple) else None
     return None
-
-
-def _plain(facts: dict[str, Any]) -> dict[str, Any]:
-    """With keys, which may be tuples, as text."""
-    return {name: str(value) if isinstance(value, tuple) else value for name, value in facts.items()}
 
 
 def _finite(seconds: float) -> float | None:

@@ -119,10 +119,9 @@ class TaskLimits:
             if task is None or not task.annotations or ANNOTATIONS.keys().isdisjoint(task.annotations):
                 continue
             try:
-                self._limits.set(task, read(task.annotations, self._default))
+                self._limits.set_limit(task, read(task.annotations, self._default))
             except SettingsError as error:
-                if not self._failing:
-                    self._scheduler.loop.asyncio_loop.call_soon(self._fail_malformed)
+                self._limits.hold_back(task)
                 self._failing[key] = error
 
     def _fail_malformed(self) -> None:
@@ -147,6 +146,7 @@ class TaskLimits:
 
     def look(self) -> None:
         """What time alone shows."""
+        self._fail_malformed()
         now_s = time.time()
         for task, worker, ran_s in self._limits.too_long(now_s, _worker_of, self._ran_s):
             self._take(task, worker, ran_s, now_s)
@@ -196,20 +196,15 @@ class TaskLimits:
         scheduler, key = self._scheduler, task.key
         stimulus_id = f"swarm-limit-{time.time()}"
         worker = task.processing_on
-        exception = pickle.dumps(error)
+        exception: Any = pickle.dumps(error)
         if task.state in ("released", "waiting"):  # Dask takes blame from the task itself there
             task.exception, task.exception_text, task.exception_blame = exception, str(error), task
             scheduler.transitions({key: "erred"}, stimulus_id)
             return
-        recommendations = scheduler.transition(
-            key,
-            "erred",
-            stimulus_id,
-            exception=exception,
-            exception_text=str(error),
-            cause=key,
-            worker=None if worker is None else worker.address,
-        )
+        details = {"exception": exception, "exception_text": str(error), "cause": key}
+        if worker is not None:
+            details["worker"] = worker.address
+        recommendations = scheduler.transition(key, "erred", stimulus_id, **details)
         scheduler.transitions(recommendations, stimulus_id)
         if worker is not None:
             scheduler.worker_send(worker.address, {"op": "free-keys", "keys": [key], "stimulus_id": stimulus_id})

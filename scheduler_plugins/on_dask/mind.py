@@ -16,6 +16,7 @@ from scheduler_plugins.on_dask.estimates import Estimates
 from scheduler_plugins.on_dask.held import HeldThreads
 from scheduler_plugins.on_dask.limits import TaskLimits
 from scheduler_plugins.on_dask.placing import Placing
+from scheduler_plugins.on_dask.speculating import Speculating
 from scheduler_plugins.on_dask.why import Why
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ if TYPE_CHECKING:
     from scheduler_plugins.on_dask.why import Recall
 
 Key = Any
+NO_LIMIT = Limit()
 LOOK_S = 0.1
 """Between two looks at what runs too long."""
 TICK_S = 1.0
-PART, WHY, LIMITS = "placement", "why", "limits"
-"""What the guard calls it, what remembers its decisions, and what ends tasks that run too long."""
+PART, WHY, LIMITS, COPIES = "placement", "why", "limits", "copies"
+"""What the guard calls it, what remembers its decisions, what ends tasks that run too long, and what copies them."""
 
 
 class Mind:
@@ -42,7 +44,7 @@ class Mind:
     """
 
     def __init__(
-        self, scheduler: Scheduler, guard: Guard, log: BoundLogger, state_directory: str | None, limit: Limit = Limit()
+        self, scheduler: Scheduler, guard: Guard, log: BoundLogger, state_directory: str | None, limit: Limit = NO_LIMIT
     ) -> None:
         self._scheduler = scheduler
         self._guard = guard
@@ -53,9 +55,10 @@ class Mind:
         self.placing = Placing(
             scheduler, self.estimates, self._on_failure, self.why.chosen, self._on_recall, self._fits
         )
-        self.held = HeldThreads(scheduler, self._on_held, lambda error: guard.failed(LIMITS, error))
+        self.held = HeldThreads(scheduler, self._on_held, self._on_held_failure)
+        rng = Random(0)  # noqa: S311 - how long tasks rest is no secret
         self.limits = TaskLimits(
-            scheduler, limit, self.held, Random(0), log, began_s=self._began_s, let_go=self.placing.let_go
+            scheduler, limit, self.held, rng, log, began_s=self._began_s, let_go=self.placing.let_go
         )
         self._look = PeriodicCallback(self._on_look, LOOK_S * 1000)
         self._ticked_at_s = 0.0
@@ -67,6 +70,16 @@ class Mind:
         await self.placing.install()
         self.held.install()
         self.limits.install()
+        self.speculating = Speculating(
+            self._scheduler,
+            self.placing.placement,
+            self.estimates,
+            self.placing.cost,
+            self.placing.transfer_s,
+            self.held,
+            self._on_copies_failure,
+        )
+        self.speculating.copies.install()
         self.is_on = True
         self._look.start()
 
@@ -75,6 +88,7 @@ class Mind:
         if self.is_on:
             self.is_on = False
             self._look.stop()
+            self.speculating.copies.uninstall()
             self.limits.uninstall()
             self.held.uninstall()
             self.placing.uninstall()
@@ -93,6 +107,9 @@ class Mind:
         self._guard.failed(PART, error)
         if not self._guard.is_on(PART):
             self.stop()
+        elif self.is_on:
+            loop = self._scheduler.loop.asyncio_loop  # type: ignore[attr-defined]
+            loop.call_soon(self._guarded, self.placing.recover)
 
     def _on_why_failure(self, error: Exception) -> None:
         self._guard.failed(WHY, error)
@@ -102,8 +119,16 @@ class Mind:
         view = self.placing.placement.views.get(worker)
         self.why.recalled(what, task, worker, None if view is None else view.load)
 
+    def _on_held_failure(self, error: BaseException) -> None:
+        self._guard.failed(LIMITS, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+
+    def _on_copies_failure(self, error: BaseException) -> None:
+        self._guard.failed(COPIES, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        if not self._guard.is_on(COPIES):
+            self.speculating.copies.uninstall()
+
     def _on_held(self, worker: WorkerState) -> None:
-        self.placing.placement.hold(worker, self.held.count(worker))
+        self.placing.placement.hold(worker, self.held.count(worker), time.time())
 
     def _began_s(self, task: TaskState, worker: WorkerState) -> float | None:
         """Since when a task probably runs there."""
@@ -113,7 +138,7 @@ class Mind:
 
     def _fits(self, task: TaskState, worker: WorkerState) -> bool:
         """Whether a worker may be given a task now."""
-        return self.limits.may_run(task, worker)
+        return self.limits.may_run(task, worker) and not self.held.blocks(task, worker)
 
     def _part(self, name: str, do: Callable[..., None], *arguments: Any) -> None:
         """Run what goes on without placement, and placement without it."""
@@ -133,7 +158,9 @@ class Mind:
 
     def _look_around(self) -> None:
         self._part(LIMITS, self.limits.look)
-        self.placing.look()
+        late = self.placing.look()
+        if late:
+            self._part(COPIES, self.speculating.look, late, self.placing.worked_s, time.time())
         now_s = time.monotonic()
         if now_s - self._ticked_at_s >= TICK_S:
             self._ticked_at_s = now_s
@@ -165,9 +192,12 @@ class Mind:
                 self.estimates.finished(task, address, details)
             self.limits.transition(task, start, finish)
             self.placing.transition(task, start, finish)
+            self.why.transition(task, start, finish, details)
             if finish == "queued" and self.limits.rests(task):
                 self.placing.hold_back(task)
+                self.why.waits(task, "it has failed, and rests before it is tried again")
             if finish == "forgotten":
                 self.estimates.forget(task)
+                self.speculating.forget(task)
         except Exception as error:  # noqa: BLE001 - the guard counts it
             self._on_failure(error)

@@ -90,7 +90,7 @@ class Placing:
         on_failure: Callable[[Exception], None],
         on_choice: Callable[[Choice, float], None],
         on_recall: Callable[[Recall, TaskState, WorkerState], None],
-        fits: Callable[[TaskState, WorkerState], bool] = lambda task, worker: True,
+        fits: Callable[[TaskState, WorkerState], bool],
     ) -> None:
         self.scheduler = scheduler
         self.estimates = estimates
@@ -105,6 +105,8 @@ class Placing:
         self._timer: TimerHandle | None = None
         self._ranking: list[Iterator[None]] = []
         self._is_ranking = False
+        self.worked_s = 0.0
+        """Seconds that all tasks have run that have ended."""
         self._surprises = 0
         self._round: Iterator[WorkerState] = iter(())
         self._rank_credit = 0.0
@@ -119,16 +121,23 @@ class Placing:
         """Take over, with all the tasks and workers that the scheduler has."""
         scheduler: Any = self.scheduler
         await self._stop_stealing()
-        self.ranks = Ranks(self._seconds, lambda task, rank_s: self.placement.rank(task, rank_s, self._cost))
+        self.ranks = Ranks(
+            self._seconds,
+            lambda task, rank_s: self.placement.rank(task, rank_s, self.cost),
+            lambda task: task.state in OVER,
+        )
         self.placement = Placement(
             factor=self.estimates.factor,
-            transfer_s=self._transfer_s,
+            transfer_s=self.transfer_s,
             remaining_s=lambda: self.ranks.remaining_s,
             is_open=scheduler.running.__contains__,
             fits=self._fits,
         )
         for worker in scheduler.workers.values():
-            self.placement.join(worker, worker.nthreads)
+            self._join(worker)
+        self.recalls = Recalls(scheduler, self._on_recall)
+        self._seceded = scheduler.stream_handlers["long-running"]
+        scheduler.stream_handlers["long-running"] = self._on_seceded
         self._saved = _Saved(scheduler.WORKER_SATURATION)
         if isinf(scheduler.WORKER_SATURATION):
             scheduler.WORKER_SATURATION = 1.1
@@ -136,14 +145,15 @@ class Placing:
         scheduler.is_rootish = self._takes
         scheduler.decide_worker_rootish_queuing_enabled = self._decide
         scheduler.stimulus_queue_slots_maybe_opened = self._fill
-        self.recalls = Recalls(scheduler, self._on_recall)
         now_s = time.time()
         self._start_ranking(list(scheduler.tasks.values()))
         for task in scheduler.tasks.values():
             if task.state == "queued":
                 self._ready(task)
             elif task.state == "processing":
-                self.placement.given(task, task.processing_on, now_s, self._cost)
+                self.placement.given(task, task.processing_on, now_s, self.cost)
+                if task in task.processing_on.long_running:
+                    self.placement.seceded(task, now_s)
         self._call_soon()
 
     def uninstall(self) -> None:
@@ -159,6 +169,7 @@ class Placing:
             self._timer.cancel()
         self._ranking.clear()
         self.recalls.uninstall()
+        scheduler.stream_handlers["long-running"] = self._seceded
         scheduler.idle_task_count = set()
         for worker in scheduler.workers.values():
             scheduler.check_idle_saturated(worker)
@@ -183,19 +194,42 @@ class Placing:
             scheduler._ongoing_background_tasks.call_soon(stealing.start)
 
     def _hand_over(self) -> None:
-        """Let Dask's own rules place what waited for ours."""
+        """Let Dask's own rules place what waited for ours, and that they would not have queued."""
         scheduler: Any = self.scheduler
-        if isinf(scheduler.WORKER_SATURATION):
-            scheduler.transitions({task.key: "processing" for task in list(scheduler.queued)}, "swarm-handed-over")
-        else:
-            scheduler.stimulus_queue_slots_maybe_opened(stimulus_id="swarm-handed-over")
+        never = isinf(scheduler.WORKER_SATURATION)
+        others = [task for task in scheduler.queued if never or not scheduler.is_rootish(task)]
+        others.sort(key=lambda task: task.priority, reverse=True)  # Dask begins with the last
+        scheduler.transitions({task.key: "released" for task in others}, "swarm-handed-over")
+        scheduler.stimulus_queue_slots_maybe_opened(stimulus_id="swarm-handed-over")
+
+    def recover(self) -> None:
+        """Something has failed: what waits in Dask's queue and was lost on the way here, is ready again."""
+        for task in list(self.scheduler.queued):
+            if task not in self.placement:
+                self._ready(task)
+        self._call_soon()
+
+    def _on_seceded(self, *, key: Key, **message: Any) -> None:
+        """In place of `handle_long_running`: a task has left its thread, which others may have now."""
+        self._seceded(key=key, **message)
+        try:
+            task = self.scheduler.tasks.get(key)
+            if task is not None and task.processing_on is not None and task in task.processing_on.long_running:
+                self.placement.seceded(task, time.time())
+                self._call_soon()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with ours, Dask goes on
+            self._on_failure(error)
 
     # -- Dask's plugin hooks, by way of the plugin -----------------------------------------------------------------
 
     def add_worker(self, worker: WorkerState) -> None:
         if worker not in self.placement.views:
-            self.placement.join(worker, worker.nthreads)
+            self._join(worker)
             self._call_soon()
+
+    def _join(self, worker: WorkerState) -> None:
+        self.placement.join(worker, worker.nthreads)
+        self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
 
     def remove_worker(self, address: str) -> None:
         gone = next((worker for worker in self.placement.views if worker.address == address), None)
@@ -213,7 +247,7 @@ class Placing:
             self._call_soon()
         elif finish == "processing":
             if start != "processing":
-                self.placement.given(task, task.processing_on, time.time(), self._cost)
+                self.placement.given(task, task.processing_on, time.time(), self.cost)
         elif start == "processing":
             self._ended(task, finish)
         elif start == "queued":
@@ -231,6 +265,7 @@ class Placing:
             self.estimates.stopped(task)
         elif given is not None and view is not None:
             took_s = now_s - (given.started_at_s or now_s)
+            self.worked_s += took_s
             if took_s > LONG_S:  # for short ones, every `look` is often enough
                 self.placement.set_speed(view.worker, *self.estimates.worker_factor(view.worker))
             least_s = given.p50_s * given.p50_s / given.p99_s - NOTHING_S
@@ -247,9 +282,13 @@ class Placing:
         self._ready(task)
         self._call_soon()
 
-    def look(self) -> None:
-        """What time alone shows: running tasks that should have ended, waiting tasks that cannot start. Every 0.1 s."""
+    def look(self) -> list[tuple[Given, WorkerState]]:
+        """What time alone shows: running tasks that should have ended, waiting tasks that cannot start. Every 0.1 s.
+
+        Returns the running tasks that have taken longer than all but a few should.
+        """
         now_s = time.time()
+        late: list[tuple[Given, WorkerState]] = []
         views = self.placement.views
         workers = list(islice(self._round, LOOKS))
         if len(workers) < LOOKS:
@@ -265,12 +304,16 @@ class Placing:
                     self._know(given, worker)
                 if elapsed_s > given.p50_s:
                     self.estimates.running_for(given.task, worker.address, elapsed_s)
+                    if given.is_known and elapsed_s > given.p99_s:
+                        late.append((given, worker))
             self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
-            for task in overdue(view.load, now_s, self.placement.planned_s):
+            is_open = worker in self.scheduler.running
+            for task in overdue(view.load, now_s, self.placement.planned_s) if is_open else view.load.tasks():
                 self.recalls.ask(task, worker, now_s)
         self.recalls.insist(now_s)
         self.placement.reconsider()
         self._fill()
+        return late
 
     def _know(self, given: Given, worker: WorkerState) -> None:
         """Its function was unknown when the task was sent; others of it may have ended since."""
@@ -310,6 +353,8 @@ class Placing:
                 if task in self.placement:  # Dask did not follow; it must not be chosen again and again
                     self.placement.unready(task)
                 self._on_choice(choice, now_s)
+                if not self.is_installed:  # something failed meanwhile, and Dask decides again
+                    return
             self._set_timer(now_s)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with ours, Dask goes on
             self._on_failure(error)
@@ -340,7 +385,7 @@ class Placing:
     def _seconds(self, task: TaskState) -> float:
         return self.estimates.of(task).p50_s
 
-    def _cost(self, task: TaskState) -> Cost:
+    def cost(self, task: TaskState) -> Cost:
         known = self.estimates.of(task)
         kind = None if known.samples or len(task.group) < MANY else task.prefix
         return Cost(known.p50_s, known.p99_s, known.samples > 0, known.output_bytes or 0.0, kind)
@@ -348,7 +393,8 @@ class Placing:
     def _ready(self, task: TaskState) -> None:
         if task not in self.ranks and not self._is_ranking:
             self._start_ranking([task])
-        cost = self._cost(task)
+        assert task.priority is not None
+        cost = self.cost(task)
         if not task.dependencies:
             home, input_bytes = ROOTS, 0.0
         else:
@@ -370,7 +416,7 @@ class Placing:
         away_s = self.estimates.transfer_s(held[home], home.address, ELSEWHERE)
         return (ANYWHERE if away_s < LOCAL_RATIO * seconds else home), total
 
-    def _transfer_s(self, task: TaskState, worker: WorkerState) -> float:
+    def transfer_s(self, task: TaskState, worker: WorkerState) -> float:
         lacking, source = 0, None
         for need in islice(task.dependencies, MOST_INPUTS):
             if need.who_has and worker not in need.who_has:

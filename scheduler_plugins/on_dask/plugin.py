@@ -227,7 +227,9 @@ class SwarmPlugin(SchedulerPlugin):
             duration_s = sum(span["stop"] - span["start"] for span in spans if span["action"] == "compute")
             if self.recording is not None and self.guard.is_on("journal"):
                 with self.guard("journal"):
-                    self.recording.on_task_finished(task, function, worker, details, max(task.nbytes, 0))
+                    self.recording.on_task_finished(
+                        task, function, worker, details, max(task.nbytes, 0), self.mind.why.story(key)
+                    )
             self._take(self.runs.task_finished(key, function, worker, duration_s, max(task.nbytes, 0), now_s))
         elif finish == "erred":
             self._take(self.runs.task_erred(key, function, worker, task.exception_text or "", now_s))
@@ -348,5 +350,5 @@ class SwarmPlugin(SchedulerPlugin):
             facts = await Explaining(self.scheduler, self.mind).answer(what, why_not)
         except UnknownKeyError as error:
             return {"error": UnknownKeyError.__name__, "message": str(error)}
-        facts["runs"] = [run.run for run in self.runs.by_key.get(facts.get("key"), ())]
+        facts["of_runs"] = [run.run for run in self.runs.by_key.get(facts.get("key"), ())]
         return facts

@@ -10,12 +10,13 @@ from scheduler_plugins.io.journal import Journal
 from swarm.protocol import Event, RunEnded, RunSubmitted, WorkerJoined
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from distributed import Scheduler
     from distributed.scheduler import TaskState
 
     from scheduler_plugins.on_dask.runs import Runs
+    from swarm.story import Entry
 
 
 class Recording:
@@ -42,13 +43,19 @@ class Recording:
                     self.journal.workers_take_part(run, (self._scheduler.workers[event.worker],))
 
     def on_task_finished(
-        self, task: TaskState, function: str, worker: str, details: Mapping[str, Any], output_bytes: int
+        self,
+        task: TaskState,
+        function: str,
+        worker: str,
+        details: Mapping[str, Any],
+        output_bytes: int,
+        story: Sequence[Entry],
     ) -> None:
         """Before the runs hear of it: with its last task a run is over."""
         spans = details.get("startstops") or ()
         for run in self._runs.by_key.get(task.key, ()):
             self.journal.task_finished(
-                run.run, run.wanted, task.key, function, tuple(task.dependencies), worker, spans, output_bytes
+                run.run, run.wanted, task.key, function, tuple(task.dependencies), worker, spans, output_bytes, story
             )
 
     def _began(self, event: RunSubmitted) -> None:

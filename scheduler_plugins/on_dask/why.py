@@ -2,7 +2,7 @@
 
 On the hot path this keeps tuples of plain values and nothing else; they are put into words by whoever asks
 (`scheduler_plugins.on_dask.explaining`, `swarm.explain`). So a task costs about a microsecond, and the collector of
-garbage leaves what is kept alone.
+garbage leaves most of what is kept alone. `swarm.story` tells what the parts of the tuples are.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from itertools import islice
-from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
     from scheduler_plugins.decide.placement import Choice
     from scheduler_plugins.on_dask.copies import Copying, End
     from scheduler_plugins.on_dask.estimates import Estimates
+    from swarm.story import Entry
 
 Key = Any
-Entry = tuple[Any, ...]
-"""(what, at_s, …): the rest is what `FIELDS` names."""
-
 Recall = Literal["asked back", "given back", "taken back", "kept"]
 """given back: with the consent of the worker; taken back: without; kept: it had begun."""
 
@@ -37,27 +34,6 @@ MOST_ENTRIES = 100
 """Of one task: one that is lost again and again must not fill the memory. The oldest go."""
 RECENT = 20
 """Recalls and copies that are kept for each worker."""
-
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "ready": ("last_input",),
-    "given": ("worker", "rule", "p50_s", "p99_s", "samples", "model"),
-    "given by Dask": ("worker",),
-    "done": ("worker", "start_s", "stop_s", "transfer_s", "transfers", "output_bytes"),
-    "left": ("worker", "state", "reason"),
-    "asked back": ("worker", "behind", "behind_for_s", "behind_p99_s", "free_in_s"),
-    "given back": ("worker",),
-    "taken back": ("worker",),
-    "kept": ("worker",),
-    "copied": ("worker", "to", "elapsed_s", "p50_s", "p99_s"),
-    "copy ended": ("worker", "to", "how", "copied_s"),
-    "waits": ("reason",),
-}
-"""What → the names of what follows its time.
-
-ready: it waits for a worker since its last input came. given: to a worker, by a rule of ours. left: it is not on its
-worker any more, and has no result. asked back: from a worker where it waits `behind` a task. waits: for anything else,
-in words.
-"""
 
 
 def _raised(error: Exception) -> None:
@@ -188,9 +164,9 @@ class Why:
         load
             Of the worker, when it is asked.
         """
-        entry: Entry = (what, time.time(), worker.address)
+        entry: tuple[Any, ...] = (what, time.time(), worker.address)
         if what == "asked back":
-            behind: Entry = (None, None, None)
+            behind: tuple[Any, ...] = (None, None, None)
             free_in_s = None
             if load is not None:
                 now_s, free_in_s = entry[1], load.free_in_s(entry[1])
@@ -246,19 +222,8 @@ class Why:
 
     def story(self, key: Key) -> tuple[Entry, ...]:
         """All that is remembered of a task, in order."""
-        return tuple(self._open.get(key) or self._over.get(key, ()))
+        return tuple(self._open.get(key) or self._over.get(key) or ())
 
     def recent(self, address: str) -> list[tuple[Key, Entry]]:
         """The last recalls and copies of tasks of a worker."""
         return list(self._recent.get(address, ()))
-
-
-def named(entry: Entry) -> dict[str, Any]:
-    """An entry as a dict.
-
-    >>> named(("given back", 12.5, "tcp://10.0.0.5:4000"))
-    {'what': 'given back', 'at_s': 12.5, 'worker': 'tcp://10.0.0.5:4000'}
-    """
-    what, at_s, *rest = entry
-    plain = (None if isinstance(value, float) and not isfinite(value) else value for value in rest)  # JSON has no inf
-    return {"what": what, "at_s": at_s, **dict(zip(FIELDS[what], plain, strict=True))}

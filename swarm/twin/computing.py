@@ -107,6 +107,9 @@ class Computing:
         task = self.state.tasks[key]
         missing = [dep.key for dep in task.dependencies if dep.key not in self.state.data]
         now_s = self.loop.now_s
+        if missing and task.state == "cancelled":  # freed before it began: `Worker.execute` finds no input, and raises
+            self.local(self._never_began, key, task.run_id, missing[0])
+            return
         cost = self._cost_of(key)
         lane = self._free_lanes.pop() if self._free_lanes else -1
         begins_s = computes_from_s = now_s + self.model.task_overhead_s
@@ -131,6 +134,14 @@ class Computing:
             self.store.running_bytes += cost.peak_bytes
         self._plan(execution)
         self.check_memory()
+
+    def _never_began(self, key: Key, run_id: int, missing: Key) -> None:
+        now_s = self.loop.now_s
+        self.handle(
+            ExecuteFailureEvent.from_exception(
+                KeyError(missing), key=key, run_id=run_id, start=now_s, stop=now_s, stimulus_id=f"task-erred-{now_s}"
+            )
+        )
 
     def _plan(self, execution: Execution) -> None:
         execution.plan += 1

@@ -295,7 +295,7 @@ def newer(path: Path) -> None:
     [
         (text, "is not a journal of swarm (file is not a database)"),
         (of_another_program, "is not a journal of swarm (another program's SQLite file)"),
-        (newer, "has schema 9, this swarm knows 1: use that version of swarm, or move the file away"),
+        (newer, "has schema 9, this swarm knows 2: use that version of swarm, or move the file away"),
     ],
 )
 def test_a_file_that_is_no_journal_of_ours_stays_as_it_is(
