@@ -242,22 +242,53 @@ workers_option = click.option(
 @cli.command()
 @workers_option
 @config_option
+@click.option("--act", type=click.Choice(["1", "2"]), help="Only this act.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw the time lines of act 2 there too, as .html, or .png if a browser is installed.",
+)
 @command
-def demo(workers: int | None, config: Path | None) -> None:
-    """Run the three workloads on a local swarm and verify their results."""
+def demo(workers: int | None, config: Path | None, act: str | None, picture: Path | None) -> None:
+    """Run real work on a local swarm and verify the results, in two acts.
+
+    First the three workloads. Then one of them on stock Dask and on swarm, while a worker is ten times slower.
+    """
     import swarm
     from swarm import config_sources
     from swarm.demo import run_demo
     from swarm.deploy.signals import stopping_on_signals
+    from swarm.second_act import run_second_act
 
     out, err = _consoles()
     config_sources.load(config)  # refused before anything is started
+    if picture is not None:
+        _check_picture(picture, act)
     code = 1
     with stopping_on_signals() as stop:
-        err.print("starting a scheduler and workers …", style="dim")
-        with swarm.connect(config=config, workers=workers) as cluster:
-            code = 0 if run_demo(cluster, out, err) else 1
+        passed = True
+        if act != "2":
+            err.print("starting a scheduler and workers …", style="dim")
+            with swarm.connect(config=config, workers=workers) as cluster:
+                passed = run_demo(cluster, out, err)
+        if act != "1":
+            passed = run_second_act(out, err, config=config, workers=workers, picture=picture) and passed
+        code = 0 if passed else 1
     _leave(stop, code)
+
+
+def _check_picture(picture: Path, act: str | None) -> None:
+    """Refuse before a minute of work, not after it."""
+    from swarm.twin.pictures import browser
+
+    if act == "1":
+        raise SwarmError("--picture is for act 2")
+    if picture.suffix not in (".html", ".png"):
+        raise SwarmError(f"a picture can't be written to {picture}: its name must end in .html or .png")
+    if picture.suffix == ".png" and browser() is None:
+        raise SwarmError(f"{picture} can't be written: a PNG needs a Chromium or Chrome; .html works without")
+    require_writable(picture)
 
 
 @cli.command()

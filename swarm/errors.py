@@ -111,7 +111,9 @@ class UnknownKeyError(SwarmError):
     def about(cls, what: str, similar: Sequence[str], prefixes: Sequence[str], where: str = "") -> UnknownKeyError:
         """No task begins with `what`, and no worker is called so; names the nearest of what there is."""
         near = nearest(what, similar) or nearest(what, prefixes)
-        if near:
+        if near == what:
+            hint = ": those of that name are forgotten"
+        elif near:
             hint = f"; did you mean {near}?"
         elif prefixes:
             hint = f" (tasks begin with {', '.join(prefixes[:5])}{', …' if prefixes[5:] else ''})"

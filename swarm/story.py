@@ -45,11 +45,16 @@ def named(entry: Entry) -> dict[str, Any]:
     try:
         what, at_s, *rest = entry
         return {"what": what, "at_s": at_s, **dict(zip(FIELDS[what], map(_plain, rest), strict=True))}
-    except (TypeError, LookupError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         raise ValueError(f"{entry!r} is no entry of a story") from error
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not isfinite(value):
         return None
-    return value if value is None or isinstance(value, str | int | float) else str(value)
+    return value if value is None or isinstance(value, str | int | float) else str(_as_key(value))
+
+
+def _as_key(value: Any) -> Any:
+    """JSON has made lists of the tuples."""
+    return tuple(map(_as_key, value)) if isinstance(value, list | tuple) else value

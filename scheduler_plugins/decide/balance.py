@@ -12,6 +12,8 @@ from scheduler_plugins.decide.load import Load
 
 PATIENCE_S = 0.1
 """Longer than this beyond what was planned, a task need not wait on a worker. To ask for it back takes a few ms."""
+AGAIN = 2.0
+"""What fetching inputs elsewhere counts for, over the time that it took here: others wait for the same link."""
 MOST_MOVES = 2
 """Times that one task is taken back."""
 CONSENT_S = 1.0
@@ -28,5 +30,9 @@ def overdue(load: Load, now_s: float, planned_s: float) -> list[Any]:
     """
     if not load.waiting:
         return []
+    free_in_s = load.free_in_s(now_s)
     limit_s = planned_s + PATIENCE_S + load.waiting_s / max(load.threads - load.held, 1)
-    return list(load.waiting) if load.free_in_s(now_s) > limit_s else []
+    if free_in_s <= limit_s:
+        return []
+    # What has fetched its inputs would have to do so again.
+    return [each.task for each in load.waiting.values() if free_in_s > limit_s + AGAIN * each.fetch_s]

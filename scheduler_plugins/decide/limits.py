@@ -58,7 +58,7 @@ def read(annotations: Mapping[str, Any], default: Limit) -> Limit:
     values: dict[str, Any] = dict(zip(ANNOTATIONS, default, strict=True))
     wrong = []
     for name, setting in ANNOTATIONS.items():
-        if name in annotations:
+        if annotations.get(name) is not None or (name == "swarm_timeout" and name in annotations):
             try:
                 values[name] = check(setting, annotations[name])
             except SettingsError as error:

@@ -70,6 +70,11 @@ class Given:
         self.started_at_s: float | None = None
         """None: it waits for a thread."""
 
+    @property
+    def fetch_s(self) -> float:
+        """How long its inputs take to arrive."""
+        return self.arrives_at_s - self.sent_at_s
+
     def remaining_s(self, now_s: float) -> float:
         """How long it will still run, given that it has run so long."""
         if not self.is_known:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
 from math import floor, inf, log2
@@ -42,7 +42,9 @@ HORIZON_S = 0.03
 """A worker may be given a task so long before a thread is free: what message, loop and batching take, and then some."""
 REFILL = 0.5
 """Share of the horizon to which what waits on a worker falls before it is given more: so it gets several at once."""
-MOST_LEAD_S = 0.5
+MOST_TRIED = 10_000
+"""Kinds of task that are remembered to have been tried."""
+MOST_LEAD_S = 0.1
 """Most that the horizon is extended for transfers."""
 LEAD_RATE = 0.1
 """Weight of the last transfer in the moving average."""
@@ -59,6 +61,9 @@ MOST_WAITING = 512
 """Tasks per thread."""
 WAITING_BYTES = 64e6
 """Predicted results of the tasks that wait on one worker."""
+PATIENCE = 2.0
+"""Times the time in which others were thought to do a task that was left to them, until whoever is idle may take it:
+they may be stuck, or it may not fit there."""
 TRIES = 4
 """Tasks that a worker may decline before it is left idle, and workers that may before the slower ones are not asked."""
 LOOKS = 16
@@ -106,7 +111,18 @@ class Outlook(NamedTuple):
 class Entry:
     """A ready task in the pool."""
 
-    __slots__ = ("cost", "home", "input_bytes", "is_ready", "level", "place", "priority", "rank_s", "task")
+    __slots__ = (
+        "cost",
+        "home",
+        "input_bytes",
+        "is_ready",
+        "left_until_s",
+        "level",
+        "place",
+        "priority",
+        "rank_s",
+        "task",
+    )
 
     def __init__(
         self, task: Task, priority: Priority, cost: Cost, rank_s: float, home: Worker, input_bytes: float
@@ -122,6 +138,8 @@ class Entry:
         self.place = (self.level, -_step(self.rank_s))
         """What lower comes first, the user wants first; of that, longer paths come first."""
         self.is_ready = True
+        self.left_until_s = inf
+        """So long workers leave it to others."""
 
 
 Item = tuple[Priority, int, Entry]
@@ -190,7 +208,7 @@ class Shelf:
 class Tally:
     """Workers that are about equally fast, together."""
 
-    workers: int = 0
+    views: dict[Worker, WorkerView] = field(default_factory=dict)
     threads: int = 0
     speed: float = 0.0
     """Threads over factors."""
@@ -343,12 +361,15 @@ class Placement:
         tally = self._speeds.get(view.step)
         if tally is None:
             tally = self._speeds[view.step] = Tally()
-        tally.workers += sign
+        if sign > 0:
+            tally.views[view.worker] = view
+        else:
+            del tally.views[view.worker]
         tally.threads += sign * view.load.threads
         tally.speed += sign * view.load.threads / view.factor
         tally.given += sign * len(view.load)
         tally.ends_s += sign * view.ends_s
-        if not tally.workers:
+        if not tally.views:
             del self._speeds[view.step]
 
     def _hunger(self, view: WorkerView) -> None:
@@ -459,7 +480,8 @@ class Placement:
         if not self._entries:
             self._pool_s = 0.0
             self._unknown.clear()
-            self._tried.clear()
+            if len(self._tried) > MOST_TRIED:
+                self._tried.clear()
 
     def given(self, task: Task, worker: Worker, now_s: float, cost: Callable[[Task], Cost]) -> None:
         """A worker was sent a task, by these rules or by Dask's; `cost` is asked where it was not in the pool."""
@@ -631,6 +653,12 @@ class Placement:
                 self._hunger(view)
         self._misfits.clear()
 
+    def look_again(self, worker: Worker) -> None:
+        """Should it have room that nobody has noticed, it is asked next time: no task waits for ever by a mistake."""
+        view = self.views.get(worker)
+        if view is not None and view.load.free_threads > 0:
+            self._hunger(view)
+
     def _prefetch(self, view: WorkerView, now_s: float) -> Choice | None:
         """A task that lies here with most of its inputs, for the worker to fetch the others while it is busy."""
         shelf = self._shelves.get(view.worker)
@@ -657,8 +685,10 @@ class Placement:
         load = view.load
         if load.fetching:
             load.settle(now_s)
+        if len(load.fetching) >= load.threads:  # they will need the threads as soon as their inputs are there
+            return False
         if load.free_threads > 0:
-            return len(load.fetching) < load.threads
+            return True
         if len(load.waiting) >= MOST_WAITING * load.threads or load.ahead_bytes > WAITING_BYTES:
             return False
         if self._is_reserved(view):
@@ -749,16 +779,34 @@ class Placement:
 
     def _suits(self, entry: Entry, view: WorkerView, outlook: Outlook, now_s: float) -> bool:
         """Whether the worker should take the task rather than leave it to others."""
+        others_s = self._others_s(entry, view, outlook, now_s)
+        if others_s is None:
+            return True
+        here_s = entry.cost.p50_s * view.factor
+        entry.left_until_s = min(entry.left_until_s, now_s + PATIENCE * (others_s + here_s))
+        return now_s > entry.left_until_s
+
+    def _others_s(self, entry: Entry, view: WorkerView, outlook: Outlook, now_s: float) -> float | None:
+        """How soon others do the task, to whom this worker had better leave it; None: it had better take it."""
         here_s = entry.cost.p50_s * view.factor
         home = self.views.get(entry.home)
         if home is not None and home is not view and self._is_open(home.worker):
             there_s = entry.cost.p50_s * home.factor + self._wait_s(home, now_s)
             if here_s + GRAVITY * self._transfer_s(entry.task, view.worker) >= there_s:
-                return False
+                return there_s
         if outlook.faster_s == inf or here_s <= outlook.pool_s:
-            return True
+            return None
         tail_s = entry.rank_s - entry.cost.p50_s
-        return here_s + tail_s <= SLACK * outlook.faster_s
+        if here_s + tail_s <= SLACK * outlook.faster_s:
+            return None
+        if home is view and (fastest := self._fastest()) is not None:  # who will not have it, if it is too far away
+            there_s = entry.cost.p50_s * fastest.factor + GRAVITY * self._transfer_s(entry.task, fastest.worker)
+            return there_s if there_s < here_s else None
+        return outlook.pool_s
+
+    def _fastest(self) -> WorkerView | None:
+        views = (view for step in sorted(self._speeds) for view in self._speeds[step].views.values())
+        return next((view for view in views if self._is_open(view.worker) and view.load.held < view.load.threads), None)
 
     def _wait_s(self, view: WorkerView, now_s: float) -> float:
         """Until a worker has come to the tasks whose inputs it has: those that would have to wait there."""

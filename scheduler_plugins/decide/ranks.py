@@ -89,6 +89,12 @@ class Ranks:
                         ends.append(each)
             yield
 
+    def alone(self, task: Task, seconds: float) -> None:
+        """A task on which nothing depends, and that depends on nothing: its rank is what it takes."""
+        known = self._of.get(task)
+        self.remaining_s += seconds - (0.0 if known is None else known[1])
+        self._of[task] = (seconds, seconds)
+
     def _rank(self, task: Task) -> None:
         seconds = self._seconds(task)
         known, below = self._of, 0.0

@@ -28,6 +28,8 @@ _SHORTEST, _LONGEST = log(SHORTEST_S), log(LONGEST_S)
 LARGEST_BYTES = 1e18
 _LOCAL_WORKERS = 64
 _P99 = 2.3263
+_JITTER_S = 0.005
+"""What befalls any task, whatever its worker. So a task of a millisecond says next to nothing of how fast that is."""
 _SURPRISE = 1.5
 """Most that one task of a steady function says in log about its worker: a factor of 4.5."""
 _SKIPPED = (2, 3)
@@ -132,7 +134,7 @@ class Costs:
         if age >= _TRUSTED and not -_FARTHEST < y - expected < _FARTHEST:
             y = expected + (_FARTHEST if y > expected else -_FARTHEST)
         if worker and duration.samples:
-            y -= self._learn_speed(function, worker, y - expected, every)
+            y -= self._learn_speed(function, worker, y - expected, duration_s, every)
         has_drifted = duration.learn(x, y, expected, every)
         if has_drifted:
             self.drifts += 1
@@ -146,12 +148,12 @@ class Costs:
         is_news = every or has_drifted or not -_SURPRISES < y - expected < _SURPRISES
         function.has_learned(duration.predict(x) - expected if is_news else 0.0, has_drifted)
 
-    def _learn_speed(self, function: Function, worker: str, residual: float, every: bool) -> float:
+    def _learn_speed(self, function: Function, worker: str, residual: float, duration_s: float, every: bool) -> float:
         """Learn how the worker differs from the average one; by how much, in log."""
         duration = function.duration
         spread = duration.residuals
         # The tail counts: a function that now and then takes very long says little about a worker when it does.
-        noise = max(spread.scale, (spread.p99 - spread.p50) / _P99)
+        noise = max(spread.scale, (spread.p99 - spread.p50) / _P99) + _JITTER_S / max(duration_s, SHORTEST_S)
         local = function.local.get(worker)
         own = 0.0 if local is None else local.value
         known, reach = self.speeds.log_factor(worker) + own, max(_SURPRISE, 3.0 * noise)

@@ -19,6 +19,8 @@ EXPLORE_RATIO = 0.125
 PRIOR_ERROR = 1.0
 """Of a prediction that rests on nothing but a prior: a factor of e."""
 
+FARTHEST = 3.0
+"""Most that a prediction is beyond what was seen, in log: a factor of 20."""
 _RING = 128  # the smallest with a residual of its own above p99
 _FORGET = (16, 48)
 """Tasks after which the older half of the residuals goes: what a model got wrong before it was taught."""
@@ -92,7 +94,7 @@ class Quantity:
     task teaches the leader, while all models are taught and judged by the first tasks and by an eighth of those after.
     """
 
-    __slots__ = ("_drift", "_errors", "_judged", "_leader", "_models", "age", "residuals", "samples")
+    __slots__ = ("_drift", "_errors", "_judged", "_leader", "_least", "_models", "_most", "age", "residuals", "samples")
 
     def __init__(self, models: Sequence[Model]) -> None:
         self._models = tuple(models)
@@ -100,6 +102,8 @@ class Quantity:
         self._judged = 0
         self._leader = 0
         self._drift: ADWIN | None = None
+        self._least, self._most = inf, -inf
+        """Of the values learned in this run."""
         self.residuals = Residuals()
         self.samples = 0
         """Tasks since the last drift, those of former runs too."""
@@ -117,7 +121,11 @@ class Quantity:
         return {model.name: error for model, error in zip(self._models, self._errors, strict=True)}
 
     def predict(self, x: Vector) -> float:
-        return self._models[self._leader].predict(x)
+        value = self._models[self._leader].predict(x)
+        # A line through a few points says anything about what lies far from them.
+        if value > self._most + FARTHEST:
+            return self._most + FARTHEST if self._most > -inf else value
+        return max(value, self._least - FARTHEST) if self._least < inf else value
 
     def learn(self, x: Vector, y: float, expected: float, every: bool) -> bool:
         """Learn a value, and teach every model or the one that leads, which has `expected`; whether there was a drift.
@@ -126,6 +134,8 @@ class Quantity:
         """
         self.samples += 1
         self.age += 1
+        self._least = min(self._least, y)
+        self._most = max(self._most, y)
         if self.samples == 1:
             for model in self._models:
                 model.learn(x, y)

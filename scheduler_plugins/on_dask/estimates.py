@@ -41,6 +41,9 @@ MOST_FUNCTIONS = 2_000
 """That are remembered, at some 20 kB each."""
 MOST_WAITING = 10_000
 """Finished tasks that wait for the model; beyond, the oldest are forgotten."""
+MATURE = 32
+"""Tasks after which it is known which model does best."""
+SHORT_S = 0.01
 MANY = 8
 """Tasks whose keys have a prefix in common, from which on it tells them from others that call the same."""
 MOST_INPUTS = 64
@@ -85,7 +88,7 @@ class Estimate(NamedTuple):
 class _Task:
     """What was read from a task, and what was said of it."""
 
-    __slots__ = ("estimate", "features", "function", "is_open", "key", "version", "x")
+    __slots__ = ("estimate", "features", "function", "is_alike", "is_open", "key", "version", "x")
 
     def __init__(self, features: TaskFeatures, x: tuple[float, ...], is_open: bool) -> None:
         self.features = features
@@ -93,9 +96,63 @@ class _Task:
         self.x = x
         self.is_open = is_open
         """Whether an input had no size yet."""
+        self.is_alike = False
+        """Whether it stands for all tasks of its function."""
         self.function: Function | None = None
         self.version = -2
         self.estimate: Estimate | None = None
+
+
+class _Alike:
+    """Functions whose tasks all take about the same, whatever their arguments.
+
+    Where a model without arguments has done best so far, one task in eight is read as any other, lest it be missed when
+    arguments begin to matter; the others need not be read. Of those that are short, one in four teaches.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[Any, _Task] = {}
+        """Function and key prefix → what stands for such tasks."""
+        self._count = 0
+
+    def get(self, ts: TaskState) -> _Task | None:
+        if ts.dependencies or not self._of:
+            return None
+        self._count += 1
+        if self._count % 8 == 0:
+            return None
+        try:
+            return self._of.get((ts.run_spec.func, ts.prefix.name))  # type: ignore[union-attr]
+        except (AttributeError, TypeError):  # it calls nothing, or what can't be hashed
+            return None
+
+    def learned(self, ts: TaskState, task: _Task) -> None:
+        """A task has taught its function something."""
+        function = task.function
+        if task.is_alike or ts.dependencies or function is None or function.duration.age < MATURE:
+            return
+        try:
+            kind = (ts.run_spec.func, ts.prefix.name)  # type: ignore[union-attr]
+            if function.duration.source not in ("average", "recent"):
+                self._of.pop(kind, None)
+            elif kind not in self._of:
+                if len(self._of) >= MOST_FUNCTIONS:
+                    self._of.clear()
+                alike = self._of[kind] = _Task(task.features, task.x, False)
+                alike.is_alike = True
+        except (AttributeError, TypeError):
+            return
+
+    def skipped(self, details: Mapping[str, Any]) -> float | None:
+        """How long a short task ran that teaches nothing."""
+        self._count += 1
+        if self._count % 4 == 0:
+            return None
+        spans = details.get("startstops")
+        if not spans or len(spans) != 1 or spans[0].get("action") != "compute":
+            return None
+        took_s = spans[0]["stop"] - spans[0]["start"]
+        return took_s if 0.0 <= took_s < SHORT_S else None
 
 
 class Estimates:
@@ -129,6 +186,7 @@ class Estimates:
         self._models = models
         self._on_failure = on_failure or _log
         self._tasks: dict[TaskState, _Task] = {}
+        self._alike = _Alike()
         self._waiting: deque[tuple[Key, tuple[float, ...], str, Observation]] = deque(maxlen=MOST_WAITING)
         self._hosts: dict[str, str] = {}
         self._late: dict[str, dict[TaskState, tuple[float, float]]] = {}
@@ -227,7 +285,7 @@ class Estimates:
         """What a task will take on a worker of average speed."""
         task = self._tasks.get(ts)
         if task is None:
-            task = self._tasks[ts] = _read(ts)
+            task = self._tasks[ts] = self._alike.get(ts) or _read(ts)
         elif task.is_open and not ts.waiting_on:
             task = self._tasks[ts] = _read(ts, task.features)
         function = task.function
@@ -257,6 +315,14 @@ class Estimates:
         if task.estimate is None or task.estimate.p50_s != p50_s or task.estimate.samples:
             task.estimate = Estimate(p50_s, p50_s * PRIOR_P90, p50_s * PRIOR_P99, 0, 1.0, None, None)
         return task.estimate
+
+    def peak_bytes(self, ts: TaskState) -> float | None:
+        """`Estimate.peak_bytes`, if it was ever seen; None where nothing but bounds are known."""
+        estimate = self.of(ts)
+        if estimate.peak_bytes is None:
+            return None
+        function = self._tasks[ts].function
+        return None if function is None or function.peak_is_bound else estimate.peak_bytes
 
     def factor(self, ts: TaskState, ws: WorkerState) -> float:
         """Duration on this worker, over that on an average one."""
@@ -316,8 +382,8 @@ class Estimates:
 
     # -- what tasks have cost --------------------------------------------------------------------------------------
 
-    def finished(self, ts: TaskState, ws_address: str, details: Mapping[str, Any]) -> None:
-        """A task has a result, before anybody releases its inputs.
+    def finished(self, ts: TaskState, ws_address: str, details: Mapping[str, Any]) -> float | None:
+        """A task has a result, before anybody releases its inputs; the seconds that it ran, where it is known.
 
         Parameters
         ----------
@@ -329,17 +395,22 @@ class Estimates:
             task = self._tasks[ts] = _read(ts, None if task is None else task.features)
         if ts in self._late_on:
             self.stopped(ts)
+        if task.is_alike and (took_s := self._alike.skipped(details)) is not None:
+            return took_s
         try:
             observation = self._observation(ts, ws_address, details)
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
             observation = None
         if observation is None:
             self.malformed += 1
-        elif self._costs is None:
+            return None
+        if self._costs is None:
             self._waiting.append((task.key, task.x, ws_address, observation))
         else:
             self._has_learned = True
             self._costs.learn(task.key, task.x, ws_address, observation)
+            self._alike.learned(ts, task)
+        return observation.duration_s
 
     def _observation(self, ts: TaskState, address: str, details: Mapping[str, Any]) -> Observation | None:
         """What it took, or None when nobody said so."""

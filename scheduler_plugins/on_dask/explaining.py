@@ -66,8 +66,11 @@ class Explaining:
 
     def _key(self, what: Any) -> Key | None:
         for key in (what, _as_tuple(what)):
-            if key is not None and (key in self._scheduler.tasks or key in self._mind.why):
-                return key
+            try:
+                if key is not None and (key in self._scheduler.tasks or key in self._mind.why):
+                    return key
+            except TypeError:  # it has no hash, so it is no key
+                continue
         return None
 
     def _worker(self, what: str) -> WorkerState | None:

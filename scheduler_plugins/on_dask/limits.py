@@ -7,14 +7,14 @@ task (`HeldThreads`), and a worker of which all threads are lost is restarted by
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from scheduler_plugins.decide.limits import ANNOTATIONS, Attempt, Limits, read
+from scheduler_plugins.on_dask.failing import fail
 from swarm.config import one_line
-from swarm.errors import SettingsError, SwarmError, TaskTimeoutError
+from swarm.errors import SettingsError, TaskTimeoutError
 
 if TYPE_CHECKING:
     from random import Random
@@ -129,7 +129,7 @@ class TaskLimits:
         for key, error in failing.items():
             task = self._scheduler.tasks.get(key)
             if task is not None and task.state not in ("memory", "erred", "forgotten"):
-                self._fail(task, SettingsError(one_line(f"annotation of task {key!r}: {error}")))
+                fail(self._scheduler, task, SettingsError(one_line(f"annotation of task {key!r}: {error}")))
 
     def transition(self, task: TaskState, start: str, finish: str) -> None:
         if finish == "processing":
@@ -185,29 +185,13 @@ class TaskLimits:
             again_in_s=None if is_last else rest_s,
         )
         if is_last:
-            self._fail(task, _timeout_error(task, self._limits.limit(task), self._limits.attempts(task), once))
+            fail(
+                self._scheduler, task, _timeout_error(task, self._limits.limit(task), self._limits.attempts(task), once)
+            )
         else:
             self._scheduler.transitions({task.key: "released"}, f"swarm-timeout-{now_s}")
         if not has_seceded and self._scheduler.workers.get(worker.address) is worker:
             self._held.abandon(worker, task.key)
-
-    def _fail(self, task: TaskState, error: SwarmError) -> None:
-        """End a task with an error of ours, as `Scheduler.remove_worker` does with `KilledWorker`."""
-        scheduler, key = self._scheduler, task.key
-        stimulus_id = f"swarm-limit-{time.time()}"
-        worker = task.processing_on
-        exception: Any = pickle.dumps(error)
-        if task.state in ("released", "waiting"):  # Dask takes blame from the task itself there
-            task.exception, task.exception_text, task.exception_blame = exception, str(error), task
-            scheduler.transitions({key: "erred"}, stimulus_id)
-            return
-        details = {"exception": exception, "exception_text": str(error), "cause": key}
-        if worker is not None:
-            details["worker"] = worker.address
-        recommendations = scheduler.transition(key, "erred", stimulus_id, **details)
-        scheduler.transitions(recommendations, stimulus_id)
-        if worker is not None:
-            scheduler.worker_send(worker.address, {"op": "free-keys", "keys": [key], "stimulus_id": stimulus_id})
 
     def _look_for_lost(self, now_s: float) -> None:
         """Restart workers that have no thread left."""

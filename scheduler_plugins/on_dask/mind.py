@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from tornado.ioloop import PeriodicCallback
 
 from scheduler_plugins.decide.limits import Limit
 from scheduler_plugins.io.models import Models
+from scheduler_plugins.on_dask.admission import Admission
 from scheduler_plugins.on_dask.estimates import Estimates
 from scheduler_plugins.on_dask.held import HeldThreads
 from scheduler_plugins.on_dask.limits import TaskLimits
@@ -32,7 +34,7 @@ NO_LIMIT = Limit()
 LOOK_S = 0.1
 """Between two looks at what runs too long."""
 TICK_S = 1.0
-PART, WHY, LIMITS, COPIES = "placement", "why", "limits", "copies"
+PART, WHY, LIMITS, COPIES, MEMORY = "placement", "why", "limits", "copies", "memory"
 """What the guard calls it, what remembers its decisions, what ends tasks that run too long, and what copies them."""
 
 
@@ -60,26 +62,35 @@ class Mind:
         self.limits = TaskLimits(
             scheduler, limit, self.held, rng, log, began_s=self._began_s, let_go=self.placing.let_go
         )
+        self.admission = Admission(scheduler, self.estimates, log, self._running_on)
         self._look = PeriodicCallback(self._on_look, LOOK_S * 1000)
         self._ticked_at_s = 0.0
         self.is_on = False
 
     async def start(self) -> None:
         """Take over. What was learned in former runs comes a second later (`Estimates.start`)."""
-        self.estimates.start()
-        await self.placing.install()
-        self.held.install()
-        self.limits.install()
-        self.speculating = Speculating(
-            self._scheduler,
-            self.placing.placement,
-            self.estimates,
-            self.placing.cost,
-            self.placing.transfer_s,
-            self.held,
-            self._on_copies_failure,
-        )
-        self.speculating.copies.install()
+        with ExitStack() as undo:  # half of it would leave tasks waiting for somebody who is not there
+            self.estimates.start()
+            undo.callback(self.estimates.close)
+            undo.callback(self.placing.uninstall)
+            await self.placing.install()
+            self.held.install()
+            undo.callback(self.held.uninstall)
+            self.limits.install()
+            undo.callback(self.limits.uninstall)
+            self.admission.install()
+            self.speculating = Speculating(
+                self._scheduler,
+                self.placing.placement,
+                self.estimates,
+                self.placing.cost,
+                self.placing.transfer_s,
+                self.held,
+                self._on_copies_failure,
+                self.why,
+            )
+            self.speculating.copies.install()
+            undo.pop_all()
         self.is_on = True
         self._look.start()
 
@@ -89,8 +100,9 @@ class Mind:
             self.is_on = False
             self._look.stop()
             self.speculating.copies.uninstall()
-            self.limits.uninstall()
-            self.held.uninstall()
+            for out in (self.limits.uninstall, self.held.uninstall):
+                with self._guard(LIMITS):
+                    out()
             self.placing.uninstall()
             self.estimates.close()
 
@@ -138,7 +150,15 @@ class Mind:
 
     def _fits(self, task: TaskState, worker: WorkerState) -> bool:
         """Whether a worker may be given a task now."""
-        return self.limits.may_run(task, worker) and not self.held.blocks(task, worker)
+        may_run = self.limits.may_run(task, worker) and not self.held.blocks(task, worker)
+        if may_run and self._guard.is_on(MEMORY):
+            with self._guard(MEMORY):
+                may_run = self.admission.fits(task, worker)
+        return may_run
+
+    def _running_on(self, worker: WorkerState) -> Collection[TaskState]:
+        view = self.placing.placement.views.get(worker)
+        return () if view is None else view.load.running
 
     def _part(self, name: str, do: Callable[..., None], *arguments: Any) -> None:
         """Run what goes on without placement, and placement without it."""
@@ -158,6 +178,7 @@ class Mind:
 
     def _look_around(self) -> None:
         self._part(LIMITS, self.limits.look)
+        self._part(MEMORY, self.admission.look)
         late = self.placing.look()
         if late:
             self._part(COPIES, self.speculating.look, late, self.placing.worked_s, time.time())
@@ -169,14 +190,20 @@ class Mind:
     # -- hooks -----------------------------------------------------------------------------------------------------
 
     def add_worker(self, address: str) -> None:
+        self._part(MEMORY, self.admission.add_worker, self._scheduler.workers[address])
         self._guarded(self.placing.add_worker, self._scheduler.workers[address])
 
     def remove_worker(self, address: str) -> None:
         worker = next((each for each in self.placing.placement.views if each.address == address), None)
-        self._part(LIMITS, self.limits.remove_worker, worker)
+        if worker is not None:
+            self._part(LIMITS, self.limits.remove_worker, worker)
+            self._part(MEMORY, self.admission.remove_worker, worker)
         self._guarded(self.placing.remove_worker, address)
         self._guarded(self.estimates.worker_left, address)
         self.why.worker_left(address)
+
+    def log_event(self, topic: str, message: Any) -> None:
+        self._part(MEMORY, self.admission.log_event, topic, message)
 
     def update_graph(self, tasks: Collection[Key]) -> None:
         self._guarded(self.placing.update_graph, tasks)
@@ -188,10 +215,12 @@ class Mind:
             return
         try:
             task = self._scheduler.tasks[key]
+            took_s = None
             if finish == "memory" and start == "processing" and (address := details.get("worker")):
-                self.estimates.finished(task, address, details)
+                took_s = self.estimates.finished(task, address, details)
             self.limits.transition(task, start, finish)
-            self.placing.transition(task, start, finish)
+            self._part(MEMORY, self.admission.transition, task, start, finish)
+            self.placing.transition(task, start, finish, took_s)
             self.why.transition(task, start, finish, details)
             if finish == "queued" and self.limits.rests(task):
                 self.placing.hold_back(task)

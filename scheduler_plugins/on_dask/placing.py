@@ -18,7 +18,7 @@ from distributed.stealing import WorkStealing
 
 from scheduler_plugins.decide.balance import overdue
 from scheduler_plugins.decide.load import Given
-from scheduler_plugins.decide.placement import ANYWHERE, ROOTS, Choice, Cost, Placement
+from scheduler_plugins.decide.placement import ANYWHERE, ROOTS, Choice, Cost, Placement, WorkerView
 from scheduler_plugins.decide.ranks import Ranks
 from scheduler_plugins.on_dask.recalls import Recalls
 
@@ -45,13 +45,15 @@ RANKING_WORTH = 0.1
 """Tasks that must end for one to be ranked anew: to rank costs a fiftieth of what Dask does for a task."""
 LOOKS = 200
 """Workers that are looked at in one go."""
+SILENT_S = 3.0
+"""A worker that was not heard of for so long may run what it was given, or not."""
 MANY = 8
 """Tasks of a group from which on it is worth to try one first."""
 FIRST = -1
 """Generation, in Dask's priority, of a task that goes before those that wait on its worker."""
 ENOUGH = 3
 """Tasks that took less or longer than any should, or of which nothing was known, that call for ranking anew."""
-LONG_S, NOTHING_S = 0.05, 0.02
+LONG_S, NOTHING_S = 0.05, 0.005
 OVER = frozenset(("memory", "forgotten", "erred"))
 
 _HOOKS = ("is_rootish", "decide_worker_rootish_queuing_enabled", "stimulus_queue_slots_maybe_opened")
@@ -105,6 +107,8 @@ class Placing:
         self._timer: TimerHandle | None = None
         self._ranking: list[Iterator[None]] = []
         self._is_ranking = False
+        self.repaired = 0
+        """Tasks that were thought to run where Dask did not have them: 0, unless something is wrong."""
         self.worked_s = 0.0
         """Seconds that all tasks have run that have ended."""
         self._surprises = 0
@@ -130,7 +134,7 @@ class Placing:
             factor=self.estimates.factor,
             transfer_s=self.transfer_s,
             remaining_s=lambda: self.ranks.remaining_s,
-            is_open=scheduler.running.__contains__,
+            is_open=self._is_open,
             fits=self._fits,
         )
         for worker in scheduler.workers.values():
@@ -168,13 +172,13 @@ class Placing:
         if self._timer is not None:
             self._timer.cancel()
         self._ranking.clear()
-        self.recalls.uninstall()
         scheduler.stream_handlers["long-running"] = self._seceded
         scheduler.idle_task_count = set()
         for worker in scheduler.workers.values():
             scheduler.check_idle_saturated(worker)
         scheduler.loop.asyncio_loop.call_soon(self._hand_over)
         self._start_stealing()
+        self.recalls.uninstall()
 
     async def _stop_stealing(self) -> None:
         """Dask's work stealing moves tasks that wait on workers; few do now, and it costs a twentieth of a task."""
@@ -227,21 +231,28 @@ class Placing:
             self._join(worker)
             self._call_soon()
 
+    def _is_open(self, worker: WorkerState) -> bool:
+        """Whether a worker may be given tasks: Dask says so, and it answers."""
+        return worker in self.scheduler.running and not self.recalls.is_silent(worker)
+
     def _join(self, worker: WorkerState) -> None:
         self.placement.join(worker, worker.nthreads)
         self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
 
     def remove_worker(self, address: str) -> None:
         gone = next((worker for worker in self.placement.views if worker.address == address), None)
+        if gone is not None:
+            self.recalls.worker_left(gone)
         self.placement.leave(gone)
         self._call_soon()
 
     def update_graph(self, tasks: Collection[Key]) -> None:
         known = self.scheduler.tasks
-        self._start_ranking([known[key] for key in tasks if key in known])
+        arrived = [known[key] for key in tasks if key in known]
+        self._start_ranking([task for task in arrived if task.dependencies or task.dependents])
 
-    def transition(self, task: TaskState, start: str, finish: str) -> None:
-        """After each transition of a task; `finish` is where it ended up."""
+    def transition(self, task: TaskState, start: str, finish: str, took_s: float | None = None) -> None:
+        """After each transition of a task; `finish` is where it ended up, `took_s` the seconds that it ran."""
         if finish == "queued":
             self._ready(task)
             self._call_soon()
@@ -249,22 +260,21 @@ class Placing:
             if start != "processing":
                 self.placement.given(task, task.processing_on, time.time(), self.cost)
         elif start == "processing":
-            self._ended(task, finish)
+            self._ended(task, finish, took_s)
         elif start == "queued":
             self.placement.unready(task)
         if finish in OVER:
             self.ranks.drop(task)
             self.recalls.forget(task)
 
-    def _ended(self, task: TaskState, finish: str) -> None:
+    def _ended(self, task: TaskState, finish: str, took_s: float | None) -> None:
         now_s = time.time()
         view = self.placement.view(task)
         given = self.placement.ended(task, now_s)
         self._rank_credit += 1.0
         if finish != "memory":
             self.estimates.stopped(task)
-        elif given is not None and view is not None:
-            took_s = now_s - (given.started_at_s or now_s)
+        elif given is not None and view is not None and took_s is not None:
             self.worked_s += took_s
             if took_s > LONG_S:  # for short ones, every `look` is often enough
                 self.placement.set_speed(view.worker, *self.estimates.worker_factor(view.worker))
@@ -296,24 +306,42 @@ class Placing:
             workers += islice(self._round, LOOKS - len(workers))
         for worker in dict.fromkeys(workers):
             view = views.get(worker)
-            if view is None:
-                continue
-            for given in view.load.running.values():
-                elapsed_s = now_s - (given.started_at_s or now_s)
-                if not given.is_known:
-                    self._know(given, worker)
-                if elapsed_s > given.p50_s:
-                    self.estimates.running_for(given.task, worker.address, elapsed_s)
-                    if given.is_known and elapsed_s > given.p99_s:
-                        late.append((given, worker))
-            self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
-            is_open = worker in self.scheduler.running
-            for task in overdue(view.load, now_s, self.placement.planned_s) if is_open else view.load.tasks():
-                self.recalls.ask(task, worker, now_s)
+            if view is not None:
+                late += self._look_at(view, now_s)
         self.recalls.insist(now_s)
         self.placement.reconsider()
         self._fill()
         return late
+
+    def _look_at(self, view: WorkerView, now_s: float) -> list[tuple[Given, WorkerState]]:
+        worker, late = view.worker, []
+        for task in [task for task in view.load.running if task.processing_on is not worker]:
+            self.repaired += 1  # it left without a transition, and nobody has said so
+            self.placement.ended(task, now_s)
+        self.placement.look_again(worker)
+        for given in view.load.running.values():
+            if given.fetch_s > 0.0:
+                self._hear(given, worker, now_s)
+            elapsed_s = now_s - (given.started_at_s or now_s)
+            if not given.is_known:
+                self._know(given, worker)
+            if elapsed_s > given.p50_s:
+                self.estimates.running_for(given.task, worker.address, elapsed_s)
+                if given.is_known and elapsed_s > given.p99_s:
+                    late.append((given, worker))
+        self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
+        is_open = worker in self.scheduler.running
+        for task in overdue(view.load, now_s, self.placement.planned_s) if is_open else view.load.tasks():
+            self.recalls.ask(task, worker, now_s)
+        return late
+
+    def _hear(self, given: Given, worker: WorkerState, now_s: float) -> None:
+        """A task that had to fetch inputs may not have begun when it was thought to: the heartbeat says what runs."""
+        ran_s = worker.executing.get(given.task)
+        if ran_s is not None:
+            given.started_at_s = max(worker.last_seen - ran_s, given.sent_at_s)
+        elif now_s - worker.last_seen < SILENT_S:
+            given.started_at_s = max(given.started_at_s or now_s, now_s - given.p50_s / 2)
 
     def _know(self, given: Given, worker: WorkerState) -> None:
         """Its function was unknown when the task was sent; others of it may have ended since."""
@@ -391,14 +419,15 @@ class Placing:
         return Cost(known.p50_s, known.p99_s, known.samples > 0, known.output_bytes or 0.0, kind)
 
     def _ready(self, task: TaskState) -> None:
-        if task not in self.ranks and not self._is_ranking:
-            self._start_ranking([task])
         assert task.priority is not None
         cost = self.cost(task)
-        if not task.dependencies:
-            home, input_bytes = ROOTS, 0.0
-        else:
+        home, input_bytes = ROOTS, 0.0
+        if task.dependencies:
             home, input_bytes = self._home(task, cost.p50_s)
+        elif not task.dependents:
+            self.ranks.alone(task, cost.p50_s)
+        if task not in self.ranks and not self._is_ranking:
+            self._start_ranking([task])
         self.placement.ready(task, task.priority, cost, self.ranks.rank_s(task), home, input_bytes)
 
     def _home(self, task: TaskState, seconds: float) -> tuple[Any, float]:

@@ -202,6 +202,10 @@ class SwarmPlugin(SchedulerPlugin):
                 states = {key: known[key].state for key in (*tasks, *keys) if key in known}
                 self._take(self.runs.graph_arrived(client, keys, states, time.time()))
 
+    def log_event(self, topic: str, msg: Any) -> None:
+        if self._is_running:
+            self.mind.log_event(topic, msg)
+
     def transition(self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """Called for every transition of every task."""
         if self.mind.is_on:
@@ -345,7 +349,10 @@ class SwarmPlugin(SchedulerPlugin):
 
     async def explain(self, what: Any) -> dict[str, Any]:
         """Why a task went where it went, or a worker has what it has."""
-        why_not = "" if self.mind.is_on else self.guard.off.get(PART, "the setting load_balancing is off")
+        why_not = ""
+        if not self.mind.is_on:
+            failed = self.guard.off.get(PART, "placement has failed, see the log of the scheduler")
+            why_not = failed if self.resolved.settings.load_balancing else "the setting load_balancing is off"
         try:
             facts = await Explaining(self.scheduler, self.mind).answer(what, why_not)
         except UnknownKeyError as error:

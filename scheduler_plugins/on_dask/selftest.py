@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.scheduler import TaskState, WorkerState
+from distributed.worker_state_machine import ComputeTaskEvent, FreeKeysEvent, StealRequestEvent
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -53,6 +55,86 @@ NEEDS: dict[str, dict[str, Check]] = {
         "Scheduler.queued": lambda s: hasattr(s, "queued") and hasattr(s.queued, "__len__"),
         "Scheduler.task_groups": _dict("task_groups"),
         "Scheduler.total_nthreads": lambda s: isinstance(getattr(s, "total_nthreads", None), int),
+    },
+    "placement": {
+        "Scheduler.is_rootish(ts)": lambda s: _takes(s.is_rootish, "ts"),
+        "Scheduler.decide_worker_rootish_queuing_enabled()": lambda s: (
+            not inspect.signature(s.decide_worker_rootish_queuing_enabled).parameters
+        ),
+        "Scheduler.stimulus_queue_slots_maybe_opened(stimulus_id)": lambda s: _takes(
+            s.stimulus_queue_slots_maybe_opened, "stimulus_id"
+        ),
+        "Scheduler.check_idle_saturated(ws)": lambda s: _takes(s.check_idle_saturated, "ws"),
+        "Scheduler.idle_task_count": lambda s: isinstance(s.idle_task_count, set),
+        "Scheduler.WORKER_SATURATION, UNKNOWN_TASK_DURATION, bandwidth": lambda s: all(
+            isinstance(each, float | int) for each in (s.WORKER_SATURATION, s.UNKNOWN_TASK_DURATION, s.bandwidth)
+        ),
+        "Scheduler.bandwidth_workers, running, queued": lambda s: (
+            all(hasattr(s, name) for name in ("bandwidth_workers", "running")) and hasattr(s.queued, "peek")
+        ),
+        "Scheduler.transitions(recommendations, stimulus_id)": lambda s: _takes(
+            s.transitions, "recommendations", "stimulus_id"
+        ),
+        "Scheduler.stream_handlers, stream_comms": lambda s: all(
+            hasattr(s, name) for name in ("stream_handlers", "stream_comms")
+        ),
+        "Scheduler.loop.asyncio_loop": lambda s: hasattr(s.loop, "asyncio_loop"),
+        "TaskState": lambda _: all(
+            hasattr(TaskState, name)
+            for name in (
+                "run_spec",
+                "run_id",
+                "_queueable",
+                "who_has",
+                "dependencies",
+                "dependents",
+                "priority",
+                "prefix",
+                "group",
+            )
+        ),
+        "WorkerState.nthreads, address": lambda _: {"nthreads", "address"} <= {*WorkerState.__slots__},
+    },
+    "copies": {
+        "Scheduler.stream_handlers[task-finished, task-erred, reschedule, long-running]": lambda s: (
+            {"task-finished", "task-erred", "reschedule", "long-running"} <= {*s.stream_handlers}
+        ),
+        "Scheduler.handlers[heartbeat_worker, unregister]": lambda s: (
+            {"heartbeat_worker", "unregister"} <= {*s.handlers}
+        ),
+        "Scheduler.heartbeat_worker(address, executing)": lambda s: _takes(s.heartbeat_worker, "address", "executing"),
+        "Scheduler.stimulus_task_finished(key, worker, run_id)": lambda s: _takes(
+            s.stimulus_task_finished, "key", "worker", "run_id"
+        ),
+        "Scheduler.stimulus_task_erred(key, worker, run_id)": lambda s: _takes(
+            s.stimulus_task_erred, "key", "worker", "run_id"
+        ),
+        "Scheduler._reschedule(key, worker)": lambda s: _takes(s._reschedule, "key", "worker"),
+        "Scheduler.handle_long_running(key, worker, run_id)": lambda s: _takes(
+            s.handle_long_running, "key", "worker", "run_id"
+        ),
+        "Scheduler.remove_worker(address, expected)": lambda s: _takes(s.remove_worker, "address", "expected"),
+        "Scheduler.request_remove_replicas(addr, keys, stimulus_id)": lambda s: _takes(
+            s.request_remove_replicas, "addr", "keys", "stimulus_id"
+        ),
+        "Scheduler.worker_send(worker, msg)": lambda s: _takes(s.worker_send, "worker", "msg"),
+        "Scheduler._task_to_msg(ts)": lambda s: _takes(s._task_to_msg, "ts"),
+        "Scheduler.valid_workers(ts)": lambda s: _takes(s.valid_workers, "ts"),
+        "Scheduler.coerce_address(addr)": lambda s: _takes(s.coerce_address, "addr"),
+        "Scheduler.allowed_failures": lambda s: isinstance(s.allowed_failures, int),
+        "Scheduler.plugins": lambda s: isinstance(s.plugins, Mapping),
+        "WorkerState.add_to_processing, remove_from_processing(ts)": lambda _: (
+            _takes(WorkerState.add_to_processing, "ts") and _takes(WorkerState.remove_from_processing, "ts")
+        ),
+        "WorkerState.long_running, memory_limit": lambda _: (
+            {"long_running", "memory_limit"} <= {*WorkerState.__slots__}
+        ),
+        "TaskState.processing_on, suspicious": lambda _: {"processing_on", "suspicious"} <= {*TaskState.__slots__},
+        "worker events ComputeTask(run_id), FreeKeys(keys), StealRequest(key)": lambda _: (
+            "run_id" in ComputeTaskEvent.__dataclass_fields__
+            and "keys" in FreeKeysEvent.__dataclass_fields__
+            and "key" in StealRequestEvent.__dataclass_fields__
+        ),
     },
     "dashboard": {
         "Scheduler.http_application.add_application": lambda s: callable(

@@ -1,4 +1,4 @@
-"""Which running tasks are overdue, and where a copy of them could run: what `decide.speculate` needs, from placement."""
+"""Which running tasks are overdue, and where copies of them could run: what `decide.speculate` asks of placement."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from scheduler_plugins.decide.placement import Cost, Placement
 from scheduler_plugins.decide.speculate import (
     DEFAULT,
     Budget,
-    Copy,
     Estimate,
     Execution,
     Offer,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from distributed.scheduler import TaskState, WorkerState
 
     from scheduler_plugins.on_dask.estimates import Estimates
+    from scheduler_plugins.on_dask.why import Why
 
 MOST_OFFERS = 8
 """Workers that are compared for one copy, the fastest with a thread to spare."""
@@ -43,8 +43,8 @@ class Speculating:
         (task, worker) → how long its inputs take to get there.
     held
         Threads that are lost, which is installed already.
-    on_copy
-        Is told each copy that is started.
+    why
+        Is told each copy that is started, and how it ended.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Speculating:
         transfer_s: Callable[[TaskState, WorkerState], float],
         held: HeldThreads,
         on_failure: Callable[[BaseException], None],
-        on_copy: Callable[[Copy, float], None] | None = None,
+        why: Why,
         rules: Rules = DEFAULT,
     ) -> None:
         self._scheduler = scheduler
@@ -64,7 +64,7 @@ class Speculating:
         self._estimates = estimates
         self._cost = cost
         self._transfer_s = transfer_s
-        self._on_copy = on_copy
+        self._why = why
         self._rules = rules
         self.copies = Copies(scheduler, on_failure, held=held, on_took_over=self._took_over, on_end=self._ended)
         self._count: dict[TaskState, int] = {}
@@ -83,6 +83,7 @@ class Speculating:
 
     def _ended(self, copying: Copying, end: End) -> None:
         """What a copy has shown of the first worker, which will not tell by itself how long the task takes there."""
+        self._why.copy_ended(copying, end)
         view = self._placement.views.get(copying.first)
         given = None if view is None else view.load.running.get(copying.task)
         if end == "won" and given is not None and given.started_at_s is not None:
@@ -117,8 +118,10 @@ class Speculating:
                 self.copies.give_up(copy.key)
             if self.copies.begin(task, worker):
                 self._count[task] = self._count.get(task, 0) + 1
-                if self._on_copy is not None:
-                    self._on_copy(copy, now_s)
+                first = by_key[copy.key].original
+                source = self._scheduler.workers[copy.source]
+                estimate = first.estimate
+                self._why.copied(task, source, worker, now_s - first.since_s, estimate.p50_s, estimate.p99_s)
 
     def _running(self, given: Given, worker: WorkerState) -> Running | None:
         task: TaskState = given.task

@@ -1,22 +1,23 @@
-"""Slow a process down for real: it is stopped and let go again, twenty times a second (SIGSTOP, SIGCONT).
+"""Slow a process down for real: it is stopped and let go again, many times a second (SIGSTOP, SIGCONT).
 
-That needs no privileges, no free core and no cgroup, so it works in containers; whatever the process does takes longer,
-as on a slow machine. Run as a script, this is the process that does it. It holds its own standard input as a leash: when
-whoever started it is gone, however that ended, the slowed process is let go.
+That needs no privileges, no free core and no cgroup, so it works in containers; all that the process does takes longer,
+as on a slow machine. Run as a script, this is the process that does it. Its standard input is its leash: when whoever
+started it is gone, however that ended, the slowed process is let go.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
-import psutil
-
-PERIOD_S = 0.05
+SLICE_S = 0.002
+"""For so long it runs. Short, for what fits in between two stops is not slowed at all."""
 PATIENCE_S = 5.0
 
 
@@ -34,7 +35,6 @@ def slowed(pid: int, times: float) -> Iterator[None]:
     from swarm.deploy.child import uninterrupted
 
     started: list[subprocess.Popen[bytes]] = []
-    target = psutil.Process(pid)
 
     def start() -> None:
         command = [sys.executable, "-P", __file__, str(pid), str(times)]
@@ -53,28 +53,26 @@ def slowed(pid: int, times: float) -> Iterator[None]:
             finally:
                 helper.kill()
                 helper.wait()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            target.resume()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)  # whatever became of the helper
 
 
-def _slow(target: psutil.Process, times: float) -> None:
+def _slow(pid: int, times: float) -> None:
     leash = select.poll()
     leash.register(sys.stdin.fileno(), select.POLLIN)  # its end is readable, or POLLHUP
-    runs_ms = 1000 * PERIOD_S / times
-    stops_ms = 1000 * PERIOD_S - runs_ms
-    with contextlib.suppress(psutil.NoSuchProcess):
+    with contextlib.suppress(ProcessLookupError):
         try:
-            while True:
-                target.suspend()
-                if leash.poll(stops_ms):
-                    return
-                target.resume()
-                if leash.poll(runs_ms):
-                    return
+            while not leash.poll(0):
+                os.kill(pid, signal.SIGCONT)
+                began_s = time.monotonic()
+                time.sleep(SLICE_S)
+                os.kill(pid, signal.SIGSTOP)
+                # On a busy machine we wake late, and it has run for longer than it should.
+                time.sleep((time.monotonic() - began_s) * (times - 1))
         finally:
-            target.resume()
+            os.kill(pid, signal.SIGCONT)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    _slow(psutil.Process(int(sys.argv[1])), float(sys.argv[2]))
+    _slow(int(sys.argv[1]), float(sys.argv[2]))

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from swarm.twin.record import Recorder
     from swarm.twin.worker import SimulatedWorker
 
+AGENTS = "swarm"
+SAMPLED_S = 0.05
+"""Under this name the agents of a worker say what memory a task took, if it ran that long (`swarm.agents.task_memory`).
+"""
+
 
 @dataclass(slots=True, eq=False)
 class Execution:
@@ -37,6 +42,8 @@ class Execution:
     """When its inputs had been read back from disk."""
     holds_gil: int | None = None
     """The fault that it is the cause of: it goes on while that one stops all others."""
+    beside_bytes: int = 0
+    """What tasks that ran at some time beside it took."""
     plan: int = 0
     """Grows when its end moves; an end that was planned before is void."""
 
@@ -62,7 +69,8 @@ class Computing:
     local: Callable[..., None]
     check_memory: Callable[[], None]
 
-    def __init__(self, threads: int, cost_of: Callable[[Key], Cost]) -> None:
+    def __init__(self, threads: int, cost_of: Callable[[Key], Cost], *, has_agents: bool = False) -> None:
+        self._has_agents = has_agents
         self.executions: dict[Key, Execution] = {}
         self._cost_of = cost_of
         self._free_lanes = list(range(threads - 1, -1, -1))
@@ -128,6 +136,9 @@ class Computing:
             since_s=computes_from_s,
             computes_from_s=computes_from_s,
         )
+        for other in self.executions.values():
+            other.beside_bytes += cost.peak_bytes + cost.output_bytes
+            execution.beside_bytes += other.cost.peak_bytes + other.cost.output_bytes
         self.executions[key] = execution
         self.record.started(self._whole, execution, missing)
         if self.store is not None:
@@ -163,6 +174,9 @@ class Computing:
         self.record.stopped(
             self._whole, execution, "done" if task is not None and task.state == "executing" else "unwanted"
         )
+        if task is not None and self.store is not None and self._has_agents and cost.work_s >= SAMPLED_S:
+            what = "peak_at_most_bytes" if execution.beside_bytes else "peak_bytes"
+            task.metadata[AGENTS] = {what: cost.peak_bytes + cost.output_bytes + execution.beside_bytes}
         self.handle(
             Success(
                 key=key,

@@ -160,6 +160,10 @@ class Fleet:
         worker.peers.abandon()
         for peer in worker.peers.waiting:
             self.fabric.carry(worker.address, peer.address, 0, 1, peer.peers.lost, worker.address)
+        if reason == "memory" and worker.has_nanny:  # as `NannyMemoryManager.memory_monitor`, before it kills
+            killed = {"worker": worker.address, "pid": 0, "rss": worker.peak_bytes}
+            nanny = worker.nanny_address
+            self.fabric.carry(nanny, SCHEDULER, 0, 1, self.scheduler.log_event, "worker-restart-memory", killed)
         self.fabric.carry(worker.address, SCHEDULER, 0, 1, self.stream_lost, worker.address)
         if worker.has_nanny and not self._stopping:
             self.to_come += 1

@@ -100,7 +100,7 @@ class SimulatedWorker(Computing):
         on_heartbeat: Callable[[SimulatedWorker, dict[str, Any]], None],
         on_end: Callable[[SimulatedWorker, str], None],
     ) -> None:
-        super().__init__(model.threads, cost_of)
+        super().__init__(model.threads, cost_of, has_agents=agent is not None)
         self.model = model
         self.name = model.name
         self.address = address

@@ -18,9 +18,9 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from scheduler_plugins.decide.placement import ANYWHERE, ROOTS, Cost, Placement
-from scheduler_plugins.decide.ranks import Ranks
 
-BUDGET_S = 20e-6
+BUSY_S, IDLE_S = 30e-6, 200e-6
+"""While nobody declines; and where many workers are idle, which are asked each time and decline."""
 STEPS, ROUNDS = 2000, 3
 
 
@@ -126,4 +126,4 @@ def test_choosing_the_next_task(
 
     per_task_s = benchmark.pedantic(go, rounds=1)
     benchmark.extra_info["per_task_us"] = 1e6 * per_task_s
-    assert per_task_s < BUDGET_S
+    assert per_task_s < (BUSY_S if factor is equal else IDLE_S)

@@ -111,7 +111,8 @@ async def test_a_task_that_dask_places_rests_too_and_goes_to_another_of_its_work
     with dask.annotate(swarm_timeout="300ms", swarm_backoff="500ms"):
         future = stage.client.submit(where, pure=False, workers=["w0", "w1"])
     await eventually(lambda: stage.lost.get("w0") or stage.lost.get("w1"), "it was taken away")
-    assert stage.running.scheduler.tasks[future.key].state == "no-worker"
+    task: Any = stage.running.scheduler.tasks[future.key]
+    assert task.state == "no-worker"
     stage.gates.open(stage.other())
     assert await future == stage.other()
 
@@ -121,7 +122,7 @@ async def test_waiting_for_a_thread_does_not_count(stage: Stage) -> None:
     await eventually(lambda: len(stage.gates.arrived) == 2, "both threads are busy")
     with dask.annotate(swarm_timeout="0.4s", swarm_retries=0):
         late = stage.client.submit(where, pure=False, workers=["w0"], allow_other_workers=False)
-    task = await eventually(lambda: stage.running.scheduler.tasks.get(late.key), "the scheduler knows it")
+    task: Any = await eventually(lambda: stage.running.scheduler.tasks.get(late.key), "the scheduler knows it")
     await eventually(lambda: task.state == "processing", "it waits on its worker")
     sent_s = time.monotonic()
     await eventually(lambda: time.monotonic() - sent_s > 1.0, "it waits longer than it may run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 from scheduler_plugins.decide.load import PER_TASK_S, Load
 from scheduler_plugins.decide.placement import Placement
 
-EPOCH_SLACK = 1e-9
-"""Of sums of points in time, which are large."""
+ENDS_SLACK_S = 0.01
+"""Sums of points in time since 1970 are large: so much, for each thread, they may be wrong."""
 
 
 def about(value: float) -> Any:
@@ -26,7 +25,7 @@ def audit_load(load: Load) -> None:
     assert not load.waiting or load.free_threads <= 0, "a task waits beside a free thread"
     assert load.waiting_s == about(sum(given.p50_s + PER_TASK_S for given in load.waiting.values()))
     ahead = [*load.waiting.values(), *load.fetching.values()]
-    assert load.ahead_bytes == pytest.approx(sum(given.nbytes for given in ahead), rel=1e-6, abs=1.0)
+    assert load.ahead_bytes == pytest.approx(sum(given.nbytes for given in ahead), rel=1e-6, abs=1e4)
     for given in load.running.values():
         assert given.started_at_s is not None
     for given in ahead:
@@ -76,13 +75,13 @@ def _audit_speeds(placement: Placement) -> None:
     assert set(placement._speeds) == set(by_step)
     for step, tally in placement._speeds.items():
         views = by_step[step]
-        assert tally.workers == len(views)
+        assert set(tally.views) == {view.worker for view in views}
         assert tally.threads == sum(view.load.threads for view in views)
         assert tally.speed == about(sum(view.load.threads / view.factor for view in views))
         given = [each for view in views for each in _given(view.load)]
         assert tally.given == len(given)
         ends_s = sum(each.ends_at_s for each in given)
-        assert math.isclose(tally.ends_s, ends_s, rel_tol=EPOCH_SLACK, abs_tol=1e-6)
+        assert abs(tally.ends_s - ends_s) <= ENDS_SLACK_S * tally.threads
 
 
 def _given(load: Load) -> list[Any]:

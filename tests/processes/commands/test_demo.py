@@ -1,9 +1,11 @@
-"""`swarm demo`, the main job, and the demo on a deployed cluster: in full once, and cut short."""
+"""`swarm demo`, the main job, in two acts, and the demo on a deployed cluster: in full once, and cut short."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
+import subprocess
 
 import pytest
 
@@ -13,7 +15,7 @@ from tests.support.processes import marked
 
 @pytest.mark.timeout(300)
 def test_the_demo_verifies_all_three_workloads(place: Place) -> None:
-    said = place.run("swarm", "demo", timeout_s=280)
+    said = place.run("swarm", "demo", "--act", "1", timeout_s=280)
     assert said.code == 0, said.err
     rows = re.findall(r"^ *(\S) +(\w+) +(\d+) +([\d.]+) s +\S", said.out, re.MULTILINE)
     assert [(mark, name) for mark, name, *_ in rows] == [("✓", "kmeans"), ("✓", "heat"), ("✓", "options")]
@@ -25,6 +27,43 @@ def test_the_demo_verifies_all_three_workloads(place: Place) -> None:
     assert starting == "starting a scheduler and workers …"
     assert scheduler.startswith("scheduler tcp://127.0.0.1:")
     assert [bar.split()[:2] for bar in bars] == [["✓", "kmeans"], ["✓", "heat"], ["✓", "options"]]
+
+
+@pytest.mark.timeout(300)
+def test_the_second_act_shows_both_time_lines(place: Place) -> None:
+    said = place.run("swarm", "demo", "--act", "2", "--workers", "2", "--picture", "both.html", timeout_s=280)
+    assert said.code == 0, said.err
+    titles = re.findall(r"^(stock Dask|swarm)   [\d.]+ s *$", said.out, re.MULTILINE)
+    assert titles == ["stock Dask", "swarm"]
+    rows = re.findall(r"^(worker-\d)( \(slowed\))? +[█▌·]+ +\d+ tasks", said.out, re.MULTILINE)
+    assert rows == [("worker-0", ""), ("worker-1", " (slowed)")] * 2
+    assert said.out.count("✓ error ") == 2
+    assert re.search(r"^swarm was [\d.]+ times as (fast|slow) as stock Dask", said.out, re.MULTILINE)
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert said.err.splitlines()[0] == "one of 2 workers gets a tenth of the time (SIGSTOP and SIGCONT in turns)"
+    assert "(slowed)" in (place.folder / "both.html").read_text()
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_at_once(place: Place) -> None:
+    for file, why in (("both.jpg", "its name must end in"), ("no/both.html", "there is no folder no")):
+        said = place.run("swarm", "demo", "--act", "2", "--picture", file)
+        assert said.code == 1
+        assert why in said.complaint
+    assert "--picture is for act 2" in place.run("swarm", "demo", "--act", "1", "--picture", "both.html").complaint
+
+
+@pytest.mark.parametrize("patience_s", [0.5, 12.0])
+def test_ctrl_c_in_the_second_act_leaves_nothing_behind(place: Place, patience_s: float) -> None:
+    with place.start("swarm", "demo", "--act", "2") as demo:
+        demo.waits_for(r"one of 3 workers gets a tenth of the time")
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a moment in the middle of it, whichever
+            demo.process.wait(patience_s)
+        demo.send(signal.SIGINT)
+        said = demo.ends()
+    assert said.code == 128 + signal.SIGINT
+    assert said.err.splitlines()[-1] == "swarm: stopped by SIGINT"
+    assert "Traceback" not in said.err
+    assert not marked(place.mark)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from scheduler_plugins.io import journal as journal_module
+from scheduler_plugins.io import recorded
 from scheduler_plugins.io.journal import FILE, Journal
 from scheduler_plugins.io.recorded import LATEST, RecordedTask, RecordedWorker, read
 from swarm.errors import JournalError
@@ -455,3 +456,48 @@ def test_a_folder_that_vanishes_is_told(journal: Open, folder: Path) -> None:
     opened.close()
     assert opened.error is not None
     assert "journal.sqlite was removed while it was written" in str(opened.error)
+
+
+# -- why tasks went where they went ----------------------------------------------------------------------------------
+
+
+def test_a_journal_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written_to(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    with closing(sqlite3.connect(path)) as database:
+        for statement in filter(
+            str.strip, journal_module._SCHEMA.replace("story TEXT NOT NULL DEFAULT '[]', ", "").split(";")
+        ):
+            database.execute(statement)
+        database.execute("INSERT INTO runs VALUES ('r-1', 'old', 'finished', '', 1, 1.0, 9.0, '')")
+        row = ("r-1", "a-1", "a", "[]", 1, "tcp://a:1", 2.0, 5.0, 3.0, 0.5, 1, 8)
+        database.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        database.execute(f"PRAGMA application_id = {journal_module.APPLICATION_ID}")
+        database.execute("PRAGMA user_version = 1")
+        database.commit()
+    (done,) = recorded.explain(path, "old", "a")["events"]
+    assert (done["what"], done["start_s"], done["stop_s"], done["transfer_s"]) == ("done", 2.0, 5.0, 0.5)
+    journal = Journal(tmp_path)
+    story = [("ready", 1.0, ("x", 1)), ("given by Dask", 2.0, "tcp://a:1")]
+    journal.run_began("r-2", "new", 1, 10.0)
+    journal.task_finished("r-2", ("b",), "b", "b", (), "tcp://a:1", (), 8, story)
+    journal.run_ended("r-2", "finished", "", 11.0)
+    journal.close()
+    assert journal.error is None
+    ready, given, _ = recorded.explain(path, "new", "b")["events"]
+    assert ready == {"what": "ready", "at_s": 1.0, "last_input": "('x', 1)"}
+    assert given["what"] == "given by Dask"
+    assert recorded.explain(path, "old", "a-1")["events"] == [done]
+
+
+def test_a_story_that_swarm_did_not_write_is_a_damaged_journal(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.run_began("r-1", "new", 1, 10.0)
+    journal.task_finished("r-1", ("b",), "b", "b", (), "tcp://a:1", (), 8)
+    journal.run_ended("r-1", "finished", "", 11.0)
+    journal.close()
+    for damage in ('[["unheard of", 1]]', "{", "[5]", "5"):
+        with closing(sqlite3.connect(journal.path)) as database:
+            database.execute("UPDATE tasks SET story = ?", (damage,))
+            database.commit()
+        with pytest.raises(JournalError, match="is damaged"):
+            recorded.explain(journal.path, "new", "b")
