@@ -76,8 +76,10 @@ class Admission:
 
     def fits(self, task: TaskState, worker: WorkerState) -> bool:
         """Whether a worker may be given a task now."""
-        function, need_bytes, _ = self._need(task)
         memory = self.memory
+        if not (memory.lessons or memory.refused or memory.proven_bytes) and self._estimates.peak_bytes(task) is None:
+            return True
+        function, need_bytes, _ = self._need(task)
         if not need_bytes and not memory.lessons and not memory.refused:
             return True
         room = memory.rooms.get(worker)

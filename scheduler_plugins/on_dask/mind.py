@@ -150,11 +150,14 @@ class Mind:
 
     def _fits(self, task: TaskState, worker: WorkerState) -> bool:
         """Whether a worker may be given a task now."""
-        may_run = self.limits.may_run(task, worker) and not self.held.blocks(task, worker)
-        if may_run and self._guard.is_on(MEMORY):
-            with self._guard(MEMORY):
-                may_run = self.admission.fits(task, worker)
-        return may_run
+        if not self.limits.may_run(task, worker) or self.held.blocks(task, worker):
+            return False
+        if MEMORY not in self._guard.off:
+            try:
+                return self.admission.fits(task, worker)
+            except Exception as error:  # noqa: BLE001 - a context manager would cost more than the question
+                self._guard.failed(MEMORY, error)
+        return True
 
     def _running_on(self, worker: WorkerState) -> Collection[TaskState]:
         view = self.placing.placement.views.get(worker)
@@ -219,7 +222,11 @@ class Mind:
             if finish == "memory" and start == "processing" and (address := details.get("worker")):
                 took_s = self.estimates.finished(task, address, details)
             self.limits.transition(task, start, finish)
-            self._part(MEMORY, self.admission.transition, task, start, finish)
+            if MEMORY not in self._guard.off:
+                try:
+                    self.admission.transition(task, start, finish)
+                except Exception as error:  # noqa: BLE001 - a context manager would cost more than the rest
+                    self._guard.failed(MEMORY, error)
             self.placing.transition(task, start, finish, took_s)
             self.why.transition(task, start, finish, details)
             if finish == "queued" and self.limits.rests(task):
