@@ -251,7 +251,7 @@ workers_option = click.option(
 )
 @command
 def demo(workers: int | None, config: Path | None, act: str | None, picture: Path | None) -> None:
-    """Run real work on a local swarm and verify the results, in two acts.
+    """Run real work on a local swarm and verify it, in two acts.
 
     First the three workloads. Then one of them on stock Dask and on swarm, while a worker is ten times slower.
     """
@@ -356,7 +356,7 @@ def status(address: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 @command
 def explain(what: str, address: str | None, run: str | None, journal: Path | None, as_json: bool) -> None:
-    """Tell why a task went where it went, or what a worker has.
+    """Tell why a task went where it did, or what a worker has.
 
     KEY is that of a task, or its beginning; WORKER the name or address of a worker.
     """

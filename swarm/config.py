@@ -113,7 +113,7 @@ class Settings(BaseModel):
     fault_tolerance: Switch = True
     """Watch for workers that hang or die, and recover."""
     load_balancing: Switch = True
-    """Move waiting tasks away from busy workers."""
+    """Place tasks by what was learned; off: by Dask's rules."""
     auto_scaling: Switch = True
     """Ask the cluster for workers, and give them back."""
     state_directory: Folder = None

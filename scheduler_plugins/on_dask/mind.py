@@ -85,6 +85,7 @@ class Mind:
                 self.estimates,
                 self.placing.cost,
                 self.placing.transfer_s,
+                self._fits,
                 self.held,
                 self._on_copies_failure,
                 self.why,

@@ -41,6 +41,8 @@ class Speculating:
         What is known of a task.
     transfer_s
         (task, worker) → how long its inputs take to get there.
+    fits
+        Whether a worker may be given a task now.
     held
         Threads that are lost, which is installed already.
     why
@@ -54,6 +56,7 @@ class Speculating:
         estimates: Estimates,
         cost: Callable[[TaskState], Cost],
         transfer_s: Callable[[TaskState, WorkerState], float],
+        fits: Callable[[TaskState, WorkerState], bool],
         held: HeldThreads,
         on_failure: Callable[[BaseException], None],
         why: Why,
@@ -64,6 +67,7 @@ class Speculating:
         self._estimates = estimates
         self._cost = cost
         self._transfer_s = transfer_s
+        self._fits = fits
         self._why = why
         self._rules = rules
         self.copies = Copies(scheduler, on_failure, held=held, on_took_over=self._took_over, on_end=self._ended)
@@ -141,7 +145,11 @@ class Speculating:
         return Estimate(known.p50_s * factor, known.p90_s * factor, known.p99_s * factor, known.samples)
 
     def _offers(self, task: TaskState) -> list[Offer]:
-        able = (worker for worker in self._placement.spare() if self.copies.refusal(task, worker) is None)
+        able = (
+            worker
+            for worker in self._placement.spare()
+            if self.copies.refusal(task, worker) is None and self._fits(task, worker)
+        )
         return [
             Offer(worker.address, self._estimate(task, worker), self._transfer_s(task, worker))
             for worker in islice(able, MOST_OFFERS)

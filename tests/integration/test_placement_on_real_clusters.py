@@ -57,8 +57,11 @@ def _open_in_the_end() -> Any:
 
 @asynccontextmanager
 async def placed(workers: int = 2, **config: Any) -> AsyncIterator[tuple[Cluster, Client]]:
-    """A cluster with swarm on; in the end nothing of it has failed, and its books agree with Dask's."""
-    with dask.config.set(config):
+    """A cluster with swarm on; in the end nothing of it has failed, and its books agree with Dask's.
+
+    Workers that a test pauses stay paused: Dask would let them go on as soon as it sees that they have memory.
+    """
+    with dask.config.set({"distributed.worker.memory.pause": False, **config}):
         async with cluster(workers=workers, swarm=True) as running:
             client = await running.client()
             assert running.plugin.mind.is_on
