@@ -55,7 +55,7 @@ LIFE = (
 @pytest.fixture
 async def plugin() -> AsyncIterator[SwarmPlugin]:
     """The plugin on a scheduler that runs; what a test puts there by hand is taken away again."""
-    async with cluster(workers=0, swarm=True) as running:
+    async with cluster(workers=0, swarm=True, settings={"load-balancing": False}) as running:
         scheduler = running.scheduler
         yield running.plugin
         assert not running.plugin.guard.failures
