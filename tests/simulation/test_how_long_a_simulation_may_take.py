@@ -50,8 +50,8 @@ def test_whoever_sets_a_limit_may_look_at_the_beginning_of_anything() -> None:
     assert (outcome.status, outcome.makespan_s) == ("time limit", 50.0)
 
 
-def test_silent_days_are_cheap_with_few_heartbeats() -> None:
-    work = twin.independent(1, Constant(DAY_S / 4))
+def test_silent_hours_are_cheap_with_few_heartbeats() -> None:
+    work = twin.independent(1, Constant(DAY_S / 24))
     seldom = twin.simulate(work, replace(ideal(2), heartbeat_s=120.0))
     often = twin.simulate(work, ideal(2))
     assert seldom.status == often.status == "finished"
