@@ -563,7 +563,8 @@ class Placement:
                 self._hunger(view)
         if self._entries:
             yield from self._to_their_inputs(now_s)
-            yield from self._to_the_fastest(now_s)
+            yield from self._to_the_fastest(now_s, idle=True)
+            yield from self._to_the_fastest(now_s, idle=False)
 
     def _to_their_inputs(self, now_s: float) -> Iterator[Choice]:
         """To workers that have the inputs of tasks, and room."""
@@ -577,8 +578,8 @@ class Placement:
                 if declined >= TRIES:
                     return
 
-    def _to_the_fastest(self, now_s: float) -> Iterator[Choice]:
-        """To the fastest workers first, a task each, and another."""
+    def _to_the_fastest(self, now_s: float, *, idle: bool) -> Iterator[Choice]:
+        """To the fastest workers first, a task each, and another: of those with an idle thread, or of those without."""
         declined = 0
         for step in sorted(self._hungry):
             group = list(self._hungry.get(step, {}).values())
@@ -587,6 +588,8 @@ class Placement:
                 for view in group:
                     if not self._entries:
                         return
+                    if (view.load.free_threads > 0) is not idle:
+                        continue
                     choice = self._next(view, now_s)
                     if choice is not None:
                         yield choice

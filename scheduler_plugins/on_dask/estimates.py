@@ -308,12 +308,14 @@ class Estimates:
         return estimate
 
     def _of_unknown(self, ts: TaskState, task: _Task) -> Estimate:
-        p50_s = ts.prefix.duration_average
+        p50_s, samples = ts.prefix.duration_average, 0
         if not 0.0 <= p50_s <= LONGEST_S:  # -1 where Dask does not know either
             p50_s = self._scheduler.UNKNOWN_TASK_DURATION
+        elif self._costs is None:
+            samples = 1  # until the model is there, what Dask has seen is what there is to go by
         p50_s = max(p50_s, SHORTEST_S)
-        if task.estimate is None or task.estimate.p50_s != p50_s or task.estimate.samples:
-            task.estimate = Estimate(p50_s, p50_s * PRIOR_P90, p50_s * PRIOR_P99, 0, 1.0, None, None)
+        if task.estimate is None or task.estimate.p50_s != p50_s or task.estimate.samples != samples:
+            task.estimate = Estimate(p50_s, p50_s * PRIOR_P90, p50_s * PRIOR_P99, samples, 1.0, None, None)
         return task.estimate
 
     def peak_bytes(self, ts: TaskState) -> float | None:
