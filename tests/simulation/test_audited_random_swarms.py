@@ -14,7 +14,7 @@ from swarm import twin
 from swarm.errors import SwarmError
 from tests.support.random_swarms import audited, drawn
 
-SEEDS = range(24)
+SEEDS = range(16)
 
 
 def run(seed: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from swarm import twin
 from swarm.twin.faults import Crash, Fault, Hang, Join, Partition, SlowDown
-from swarm.twin.isolated import Job, simulate_all, simulate_isolated
+from swarm.twin.isolated import Job, simulate_all
 from swarm.twin.models import MIB, LogNormal, Memory, WorkerModel
 from swarm.twin.outcome import Outcome
 
@@ -60,11 +60,9 @@ def test_the_random_numbers_of_the_caller_are_left_alone() -> None:
 def test_processes_agree_when_their_hash_seed_is_the_same() -> None:
     options = {"faults": FAULTS, "seed": 3}
     jobs = [job(0, **options), job(0, **options, policy="swarm"), job(7, **options)]
-    first = list(simulate_all(jobs, processes=1))
-    again = simulate_isolated(WORK, CLUSTER, hash_seed=0, **options)
-    swarm_again = simulate_isolated(WORK, CLUSTER, hash_seed=0, **options, policy="swarm")
-    assert all(isinstance(outcome, Outcome) for outcome in first)
-    stock, swarm, other_hash_seed = (outcome for outcome in first if isinstance(outcome, Outcome))
+    outcomes = list(simulate_all([*jobs, *jobs[:2]], processes=2))
+    assert all(isinstance(outcome, Outcome) for outcome in outcomes)
+    stock, swarm, other_hash_seed, again, swarm_again = (each for each in outcomes if isinstance(each, Outcome))
     assert again.trace_hash == stock.trace_hash
     assert swarm_again.trace_hash == swarm.trace_hash
     assert other_hash_seed.trace_hash != stock.trace_hash  # Dask iterates over sets of strings
