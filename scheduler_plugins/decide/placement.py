@@ -24,6 +24,7 @@ from math import floor, inf, log2
 from typing import Any, NamedTuple
 
 from scheduler_plugins.decide.load import FETCH_S, Given, Load
+from scheduler_plugins.decide.strategy import DEFAULT, Strategy
 
 Task = Any
 """As whoever uses this names it; hashable."""
@@ -32,27 +33,16 @@ Priority = tuple[Any, ...]
 """As Dask's: what lower comes first, goes first. The first part is the user's, and no rule goes over it."""
 Place = tuple[Any, int]
 
-CRITICAL = 0.5
-"""Share of the time that all work still takes, from which on a path decides over the order."""
 SLOWER = 1.3
 """Ratio of durations from which on a worker counts as slower than another: speeds are learned from noisy durations."""
 PER_OCTAVE = 4
 """Steps of rank and of speed within a factor of two."""
-HORIZON_S = 0.03
-"""A worker may be given a task so long before a thread is free: what message, loop and batching take, and then some."""
-REFILL = 0.5
-"""Share of the horizon to which what waits on a worker falls before it is given more: so it gets several at once."""
 MOST_TRIED = 10_000
 """Kinds of task that are remembered to have been tried."""
 MOST_LEAD_S = 0.1
 """Most that the horizon is extended for transfers."""
 LEAD_RATE = 0.1
 """Weight of the last transfer in the moving average."""
-SLACK = 0.5
-"""Share of the time in which the faster workers would do all that is left, within which a slow one may take a task that
-they could do sooner: what is left can seldom be done all at once."""
-GRAVITY = 2.0
-"""What a transfer counts for, over the time that it takes: others wait for the same link."""
 CERTAIN = 2
 """Tasks after which it may be trusted when a worker says that it will soon be free."""
 SHORT_S = 0.1
@@ -61,9 +51,6 @@ MOST_WAITING = 512
 """Tasks per thread."""
 WAITING_BYTES = 64e6
 """Predicted results of the tasks that wait on one worker."""
-PATIENCE = 2.0
-"""Times the time in which others were thought to do a task that was left to them, until whoever is idle may take it:
-they may be stuck, or it may not fit there."""
 TRIES = 4
 """Tasks that a worker may decline before it is left idle, and workers that may before the slower ones are not asked."""
 LOOKS = 16
@@ -267,7 +254,7 @@ class Placement:
         remaining_s: Callable[[], float],
         is_open: Callable[[Worker], bool],
         fits: Callable[[Task, Worker], bool] = _anything,
-        horizon_s: float = HORIZON_S,
+        strategy: Strategy = DEFAULT,
     ) -> None:
         self._factor = factor
         self._transfer_s = transfer_s
@@ -276,7 +263,8 @@ class Placement:
         self._fits = fits
         self._misfits: list[WorkerView] = []
         """Workers with room that nothing fitted on."""
-        self._horizon_s = horizon_s
+        self.strategy = strategy
+        """May be replaced by another at any time."""
         self._lead_s = 0.0
         """Moving average of the transfers of tasks that were given to workers."""
         self._entries: dict[Task, Entry] = {}
@@ -525,7 +513,7 @@ class Placement:
             tally.given -= 1
             tally.ends_s = tally.ends_s - given.ends_at_s if tally.given else 0.0
         load = view.load
-        if load.free_threads > 0 or load.waiting_s < REFILL * self.planned_s * load.threads:
+        if load.free_threads > 0 or load.waiting_s < self.strategy.refill * self.planned_s * load.threads:
             self._hunger(view)
         return given
 
@@ -678,7 +666,7 @@ class Placement:
     @property
     def planned_s(self) -> float:
         """How long before a thread is free a worker may be sent a task."""
-        return self._horizon_s + self._lead_s
+        return self.strategy.horizon_s + self._lead_s
 
     def wake_at_s(self) -> float | None:
         """When `choices` is worth asking again, though nothing has happened."""
@@ -715,7 +703,7 @@ class Placement:
         if view.seen < CERTAIN and any(given.p50_s > SHORT_S for given in running):
             return True
         longest_s = max(given.tail_s for given in running) if running else 0.0
-        return longest_s > 0.0 and longest_s >= CRITICAL * self._all_s()
+        return longest_s > 0.0 and longest_s >= self.strategy.critical * self._all_s()
 
     def _all_s(self) -> float:
         """How long all workers together need for all that is left."""
@@ -765,7 +753,7 @@ class Placement:
         level = min(self._places)
         steps = self._places[level]
         top = min(steps)
-        if 2.0 ** ((1 - top) / PER_OCTAVE) < CRITICAL * all_s:
+        if 2.0 ** ((1 - top) / PER_OCTAVE) < self.strategy.critical * all_s:
             return None
         homes = steps[top]
         home = next((each for each in (view.worker, ANYWHERE, ROOTS) if each in homes), None)
@@ -786,7 +774,7 @@ class Placement:
         if others_s is None:
             return True
         here_s = entry.cost.p50_s * view.factor
-        entry.left_until_s = min(entry.left_until_s, now_s + PATIENCE * (others_s + here_s))
+        entry.left_until_s = min(entry.left_until_s, now_s + self.strategy.patience * (others_s + here_s))
         return now_s > entry.left_until_s
 
     def _others_s(self, entry: Entry, view: WorkerView, outlook: Outlook, now_s: float) -> float | None:
@@ -795,15 +783,17 @@ class Placement:
         home = self.views.get(entry.home)
         if home is not None and home is not view and self._is_open(home.worker):
             there_s = entry.cost.p50_s * home.factor + self._wait_s(home, now_s)
-            if here_s + GRAVITY * self._transfer_s(entry.task, view.worker) >= there_s:
+            if here_s + self.strategy.gravity * self._transfer_s(entry.task, view.worker) >= there_s:
                 return there_s
         if outlook.faster_s == inf or here_s <= outlook.pool_s:
             return None
         tail_s = entry.rank_s - entry.cost.p50_s
-        if here_s + tail_s <= SLACK * outlook.faster_s:
+        if here_s + tail_s <= self.strategy.slack * outlook.faster_s:
             return None
         if home is view and (fastest := self._fastest()) is not None:  # who will not have it, if it is too far away
-            there_s = entry.cost.p50_s * fastest.factor + GRAVITY * self._transfer_s(entry.task, fastest.worker)
+            there_s = entry.cost.p50_s * fastest.factor + self.strategy.gravity * self._transfer_s(
+                entry.task, fastest.worker
+            )
             return there_s if there_s < here_s else None
         return outlook.pool_s
 

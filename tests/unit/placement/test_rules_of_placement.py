@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler_plugins.decide.placement import ANYWHERE, CRITICAL, HORIZON_S, MOST_WAITING, WAITING_BYTES
+from scheduler_plugins.decide.placement import ANYWHERE, MOST_WAITING, WAITING_BYTES
+from scheduler_plugins.decide.strategy import DEFAULT
 from tests.support.placement_audit import audit
 from tests.support.pools import Pool
 
@@ -22,7 +23,7 @@ def test_a_long_task_waits_in_the_pool_while_all_threads_are_busy() -> None:
     assert pool.chosen() == [("t0", "w0"), ("t1", "w1")]
     pool.now_s += 9.0
     assert pool.chosen() == []
-    pool.now_s += 1.0 - HORIZON_S / 2
+    pool.now_s += 1.0 - DEFAULT.horizon_s / 2
     assert [task for task, _ in pool.chosen()] == ["t2"]
 
 
@@ -32,7 +33,7 @@ def test_short_tasks_are_sent_ahead() -> None:
     for i in range(1000):
         pool.ready(f"t{i}", 0.001)
     ahead_s = 0.001 * len(pool.chosen())
-    assert HORIZON_S / 2 < ahead_s < 2 * HORIZON_S
+    assert DEFAULT.horizon_s / 2 < ahead_s < 2 * DEFAULT.horizon_s
 
 
 def test_tasks_of_no_length_are_not_sent_without_end() -> None:
@@ -63,7 +64,7 @@ def test_nothing_long_is_sent_ahead_to_a_worker_that_has_hardly_run_any() -> Non
     pool.ready("a", 1.0)
     pool.ready("b", 1.0)
     assert pool.chosen() == [("a", "new")]
-    pool.now_s += 1.0 - HORIZON_S / 2
+    pool.now_s += 1.0 - DEFAULT.horizon_s / 2
     assert pool.chosen() == []
 
 
@@ -73,7 +74,7 @@ def test_the_pool_says_when_it_is_worth_asking_again() -> None:
     pool.ready("b", 10.0)
     pool.choose()
     at_s = pool.placement.wake_at_s()
-    assert at_s == pytest.approx(pool.now_s + 10.0 - HORIZON_S, abs=0.01)
+    assert at_s == pytest.approx(pool.now_s + 10.0 - DEFAULT.horizon_s, abs=0.01)
     pool.now_s = at_s
     assert pool.chosen() == [("b", "w0")]
     assert pool.placement.wake_at_s() is None
@@ -123,7 +124,7 @@ def test_the_longest_of_independent_tasks_do_not_begin_last() -> None:
 
 def test_a_short_path_is_not_critical_while_much_is_left() -> None:
     pool = Pool(1.0)
-    pool.left_s = 10.0 / CRITICAL * 2
+    pool.left_s = 10.0 / DEFAULT.critical * 2
     pool.ready("a", 1.0)
     pool.ready("b", 1.0, rank_s=10.0)
     assert pool.chosen(1) == [("a", "w0")]
