@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from scheduler_plugins.learn.protocol import VERSION
 from swarm.errors import ModelsError
 
 FILE = "models.jsonl"
 FORMAT = "swarm models"
-VERSION = 1
 MOST_BYTES = 256 * 2**20
 MOST_LINE_BYTES = 4 * 2**20
 KEPT_ASIDE = 3

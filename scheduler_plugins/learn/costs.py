@@ -12,13 +12,11 @@ from random import Random
 from typing import Any
 
 from scheduler_plugins.learn.models import Average, Linear, Model, Recent, Table, Vector
-from scheduler_plugins.learn.protocol import Observation, Prediction, SizePrediction, State, TaskFeatures
+from scheduler_plugins.learn.protocol import VERSION, Observation, Prediction, SizePrediction, State, TaskFeatures
 from scheduler_plugins.learn.quantity import EXPLORE_RATIO, MATURE, PRIOR_ERROR, Quantity
 from scheduler_plugins.learn.speed import LEAST_NOISE, LOCAL_SPREAD, Pull, Speeds
 from scheduler_plugins.learn.tree import Nursery, Tree
 
-VERSION = 1
-"""Of the snapshots."""
 ZOO = ("average", "recent", "table", "linear", "tree")
 SIZE_ZOO = ("average", "table", "linear")
 

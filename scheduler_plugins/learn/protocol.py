@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Protocol
 
 State = Mapping[str, Any]
 """Plain JSON types."""
+VERSION = 2
+"""Of the snapshots of what was learned, and of the file that keeps one."""
 
 
 def magnitude(number: float) -> float:

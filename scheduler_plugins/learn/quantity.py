@@ -168,6 +168,8 @@ class Quantity:
         for i, model in enumerate(self._models):
             error = errors[i]
             errors[i] = error = error + rate * (abs(y - model.predict(x)) - error)
+            handicap = model.handicap
+            error += handicap * (1.0 + error)
             if i == leader:
                 error *= stay  # who leads stays, unless another is better by more than chance
             if error < least:

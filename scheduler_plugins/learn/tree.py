@@ -27,6 +27,7 @@ class Tree:
 
     __slots__ = ("_average", "_nursery", "epoch", "node")
     name = "tree"
+    handicap = 0.0
 
     def __init__(self, nursery: Nursery) -> None:
         self.node: Node | None = None

@@ -13,6 +13,7 @@ import pytest
 
 from scheduler_plugins.io.models import FILE, Models
 from scheduler_plugins.learn.costs import Costs
+from scheduler_plugins.learn.protocol import VERSION
 from scheduler_plugins.on_dask import estimates as module
 from scheduler_plugins.on_dask.estimates import Estimates
 from tests.support.scheduler_tasks import Tasks, learn
@@ -99,7 +100,7 @@ async def test_what_was_learned_is_there_in_the_next_run(tmp_path: Path) -> None
 
 
 async def test_a_damaged_file_is_told_and_put_aside(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text('{"format": "swarm models", "version": 1}\n{"cut')
+    (tmp_path / FILE).write_text(f'{{"format": "swarm models", "version": {VERSION}}}\n{{"cut')
     troubles: list[str] = []
     estimates = Estimates(
         Tasks().scheduler, models=Models(tmp_path), on_failure=lambda what, error: troubles.append(str(error))

@@ -11,7 +11,7 @@ from itertools import islice
 import pytest
 
 from scheduler_plugins.learn.costs import ZOO, Costs
-from scheduler_plugins.learn.protocol import Observation, TaskFeatures
+from scheduler_plugins.learn.protocol import VERSION, Observation, TaskFeatures, magnitude
 from scheduler_plugins.learn.speed import Speeds
 from tests.support.synthetic_tasks import SETS, Task, constant, drifting, on_unequal_workers
 
@@ -245,7 +245,7 @@ def test_a_snapshot_of_another_zoo_is_taken_as_far_as_it_goes(zoo: tuple[str, ..
 
 @pytest.mark.parametrize("state", [None, [], {}, {"version": 99, "functions": [], "workers": {}}])
 def test_a_snapshot_of_another_version_is_refused(state: object) -> None:
-    with pytest.raises(ValueError, match="has version 1, this one has"):
+    with pytest.raises(ValueError, match=f"has version {VERSION}, this one has"):
         Costs(random.Random(0)).merge(state)
 
 
@@ -276,3 +276,30 @@ def test_a_damaged_snapshot_is_refused_and_nothing_is_taken(damage: str) -> None
         fresh.merge(state)
     assert len(fresh) == 0
     assert fresh.speeds.to_state() == {}
+
+
+def test_a_running_number_that_goes_on_elsewhere_says_nothing() -> None:
+    """Tasks sorted by what they take, numbered; then the same again with numbers of seven digits."""
+    rng = random.Random(0)
+    seconds = sorted(0.05 * rng.lognormvariate(0.0, 1.5) for _ in range(600))
+    costs = Costs(random.Random(0))
+
+    def features(number: int, seconds: float) -> TaskFeatures:
+        return TaskFeatures("nap", ("0", "1"), (magnitude(number), magnitude(seconds)))
+
+    for number, each in enumerate(seconds):
+        costs.observe(features(number, each), Observation(each + 0.001 * rng.lognormvariate(0.0, 0.5)))
+    said = [costs.predict(features(1_000_000 + i, each)) for i, each in enumerate(seconds)]
+    misses = [abs(math.log(each.p50_s / true)) for each, true in zip(said, seconds, strict=True) if each is not None]
+    assert max(misses[-50:]) < 0.25, "of the longest"
+    assert statistics.median(misses) < 0.3
+
+
+def test_what_comes_much_later_is_foreseen_where_tasks_are_sorted() -> None:
+    """The mean of the last three errs least about the next one, and knows nothing of those for which a plan is made."""
+    costs = Costs(random.Random(0))
+    for n in range(1, 101):
+        costs.observe(TaskFeatures("solve", ("n",), (magnitude(n),)), Observation(0.01 * n))
+    said = costs.predict(TaskFeatures("solve", ("n",), (magnitude(1000),)))
+    assert said is not None
+    assert said.p50_s == pytest.approx(10.0, rel=0.2)
