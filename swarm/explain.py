@@ -24,6 +24,7 @@ Facts = Mapping[str, Any]
 RULES = {
     "probe": "the first of its kind, of which many will follow",
     "critical": "so much hangs on it that it could not wait",
+    "longest": "it is long, and nothing waits for it: the longest of such begin first",
     "order": "the next in Dask's order",
     "local": "its inputs lie there",
     "moved": "away from its inputs, whose worker has more to do",

@@ -80,8 +80,9 @@ class Choice(NamedTuple):
     task: Task
     worker: Worker
     rule: str
-    """Why: "probe" (the first of its kind: many will follow), "critical", "order", "local", "moved" (away from its
-    inputs), "filler" (the best for a slow worker) or "prefetch" (its inputs can come while the worker is busy)."""
+    """Why: "probe" (the first of its kind: many will follow), "critical", "longest" (of those that nothing waits for),
+    "order", "local", "moved" (away from its inputs), "filler" (the best for a slow worker) or "prefetch" (its inputs
+    can come while the worker is busy)."""
 
 
 class Outlook(NamedTuple):
@@ -102,6 +103,7 @@ class Entry:
         "cost",
         "home",
         "input_bytes",
+        "is_last",
         "is_ready",
         "left_until_s",
         "level",
@@ -112,7 +114,7 @@ class Entry:
     )
 
     def __init__(
-        self, task: Task, priority: Priority, cost: Cost, rank_s: float, home: Worker, input_bytes: float
+        self, task: Task, priority: Priority, cost: Cost, rank_s: float, home: Worker, input_bytes: float, is_last: bool
     ) -> None:
         self.task = task
         self.priority = priority
@@ -122,8 +124,10 @@ class Entry:
         self.home = home
         """The worker with most of its inputs; or ROOTS, or ANYWHERE."""
         self.input_bytes = input_bytes
-        self.place = (self.level, -_step(self.rank_s))
-        """What lower comes first, the user wants first; of that, longer paths come first."""
+        self.is_last = is_last
+        """Whether nothing waits for its result."""
+        self.place = (self.level, -2 * _step(self.rank_s) + is_last)
+        """What lower comes first, the user wants first; of that, longer paths come first. Odd: nothing waits for it."""
         self.is_ready = True
         self.left_until_s = inf
         """So long workers leave it to others."""
@@ -184,7 +188,7 @@ class Shelf:
 
     def longest(self, limit_s: float = inf) -> Entry | None:
         """The one with the highest rank, of those not above the limit; what the user wants first before others."""
-        least = -inf if limit_s == inf else -_step(limit_s)
+        least = -inf if limit_s == inf else -2 * _step(limit_s)
         for place in list(self._places):
             if place[1] >= least and (entry := self.head(place)) is not None and entry.rank_s <= limit_s:
                 return entry
@@ -379,7 +383,15 @@ class Placement:
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     def ready(
-        self, task: Task, priority: Priority, cost: Cost, rank_s: float, home: Worker = ROOTS, input_bytes: float = 0.0
+        self,
+        task: Task,
+        priority: Priority,
+        cost: Cost,
+        rank_s: float,
+        home: Worker = ROOTS,
+        input_bytes: float = 0.0,
+        *,
+        is_last: bool = False,
     ) -> None:
         """A task waits for a worker.
 
@@ -387,12 +399,14 @@ class Placement:
         ----------
         home
             The worker with most of its inputs, ANYWHERE, or ROOTS for those that only begin something.
+        is_last
+            Whether nothing waits for its result.
         """
         if task in self._entries:
             self.unready(task)
         if home not in (ROOTS, ANYWHERE) and home not in self.views:
             home = ANYWHERE
-        entry = Entry(task, priority, cost, rank_s, home, input_bytes)
+        entry = Entry(task, priority, cost, rank_s, home, input_bytes, is_last)
         self._entries[task] = entry
         if cost.kind is not None and cost.kind not in self._tried:
             self._unknown.setdefault((entry.level, cost.kind), task)
@@ -455,8 +469,9 @@ class Placement:
     def rank(self, task: Task, rank_s: float, cost: Callable[[Task], Cost]) -> None:
         """The path that hangs on a task is another than it was thought to be, and so may be its own duration."""
         entry = self._entries.get(task)
-        if entry is not None and -_step(max(rank_s, 1e-9)) != entry.place[1]:
-            self.ready(task, entry.priority, cost(task), rank_s, entry.home, entry.input_bytes)
+        if entry is not None and -_step(max(rank_s, 1e-9)) != entry.place[1] >> 1:
+            home, nbytes = entry.home, entry.input_bytes
+            self.ready(task, entry.priority, cost(task), rank_s, home, nbytes, is_last=entry.is_last)
 
     def unready(self, task: Task) -> None:
         """A task does not wait for a worker any more: it was given to one, or is not wanted."""
@@ -719,7 +734,7 @@ class Placement:
         outlook = self._outlook(view, now_s)
         entry = self._critical(view, outlook.all_s)
         if entry is not None and self._suits(entry, view, outlook, now_s):
-            return Choice(entry.task, view.worker, "critical")
+            return Choice(entry.task, view.worker, "longest" if entry.is_last else "critical")
         if view.load.ahead_bytes > WAITING_BYTES:
             mine = [shelf for shelf in mine if shelf is not self._shelves.get(ROOTS)]
         # What goes on with something comes before what begins something: so less lies in memory.
@@ -749,12 +764,14 @@ class Placement:
         return None
 
     def _critical(self, view: WorkerView, all_s: float) -> Entry | None:
-        """A task on which so long a path hangs that it cannot wait."""
+        """A task on which so long a path hangs that it cannot wait; or a long one that saves no memory by waiting."""
         level = min(self._places)
         steps = self._places[level]
         top = min(steps)
-        if 2.0 ** ((1 - top) / PER_OCTAVE) < self.strategy.critical * all_s:
-            return None
+        if _most(top) < self.strategy.critical * all_s:
+            top = min([step for step in steps if step & 1], default=0)
+            if not top & 1 or _most(top) < self.strategy.longest * all_s:
+                return None
         homes = steps[top]
         home = next((each for each in (view.worker, ANYWHERE, ROOTS) if each in homes), None)
         return self._shelves[next(iter(homes)) if home is None else home].head((level, top))
@@ -832,6 +849,11 @@ class Placement:
 
 
 SLOWER_STEPS = max(round(log2(SLOWER) * PER_OCTAVE), 1)
+
+
+def _most(step: int) -> float:
+    """Upper end of the ranks of such a place, in seconds."""
+    return 2.0 ** ((1 - (step >> 1)) / PER_OCTAVE)
 
 
 def _step(value: float) -> int:

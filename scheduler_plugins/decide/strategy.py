@@ -29,6 +29,8 @@ class Strategy:
 
     critical: float = 0.5
     """Share of the time that all work still takes, from which on a path decides over the order."""
+    longest: float = 0.1
+    """As `critical`, for a task that nothing waits for: to run such in another order than Dask's costs no memory."""
     slack: float = 0.5
     """Share of the time in which the faster workers would do all that is left, within which a slow one may take a task
     that they could do sooner: what is left can seldom be done all at once."""
@@ -65,6 +67,7 @@ class Strategy:
 
 BOUNDS = {
     "critical": Bounds(0.1, 2.0),
+    "longest": Bounds(0.01, 2.0),
     "slack": Bounds(0.1, 1.0),
     "gravity": Bounds(0.5, 8.0),
     "horizon_s": Bounds(0.005, 0.3),

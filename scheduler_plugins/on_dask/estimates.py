@@ -189,6 +189,8 @@ class Estimates:
         self._alike = _Alike()
         self._waiting: deque[tuple[Key, tuple[float, ...], str, Observation]] = deque(maxlen=MOST_WAITING)
         self._hosts: dict[str, str] = {}
+        self._at_least: dict[Key, float] = {}
+        """Function of which no task has ended → what one is thought to take, as one has run for so long already."""
         self._late: dict[str, dict[TaskState, tuple[float, float]]] = {}
         self._late_on: dict[TaskState, str] = {}
         self._lift: dict[str, float] = {}
@@ -245,6 +247,8 @@ class Estimates:
             return
         if passed_s > 0.0:
             costs.speeds.fade(0.5 ** (passed_s / HALF_LIFE_S))
+        for key in [key for key in self._at_least if costs.function(key) is not None]:
+            del self._at_least[key]
         for task, address in list(self._late_on.items()):
             if task.processing_on is None or task.processing_on.address != address:
                 self.stopped(task)
@@ -313,7 +317,7 @@ class Estimates:
             p50_s = self._scheduler.UNKNOWN_TASK_DURATION
         elif self._costs is None:
             samples = 1  # until the model is there, what Dask has seen is what there is to go by
-        p50_s = max(p50_s, SHORTEST_S)
+        p50_s = max(p50_s, SHORTEST_S, self._at_least.get(task.key, 0.0))
         if task.estimate is None or task.estimate.p50_s != p50_s or task.estimate.samples != samples:
             task.estimate = Estimate(p50_s, p50_s * PRIOR_P90, p50_s * PRIOR_P99, samples, 1.0, None, None)
         return task.estimate
@@ -481,6 +485,18 @@ class Estimates:
         self._late_on[ts] = ws_address
         self._late.setdefault(ws_address, {})[ts] = (weight, weight * beyond)
         self._balance(ws_address)
+
+    def is_longer(self, ts: TaskState, elapsed_s: float) -> bool:
+        """A task still runs of whose function none has ended; whether all such are now thought to take longer.
+
+        What has lasted so long, and may be of any length, as likely as not lasts as long again (Gott: "Implications of
+        the Copernican principle for our future prospects", Nature 363, 1993).
+        """
+        estimate = self.of(ts)
+        if estimate.samples or not estimate.p50_s < elapsed_s < inf or len(self._at_least) >= MOST_FUNCTIONS:
+            return False
+        self._at_least[self._tasks[ts].key] = 2.0 * elapsed_s
+        return True
 
     def ran_at_least(self, ts: TaskState, ws_address: str, elapsed_s: float) -> None:
         """A task ran so long there and was not done: its copy was quicker, or it was taken away."""

@@ -111,6 +111,8 @@ class Placing:
         """Tasks that were thought to run where Dask did not have them: 0, unless something is wrong."""
         self.worked_s = 0.0
         """Seconds that all tasks have run that have ended."""
+        self.done_s = 0.0
+        """And what they would have run on workers of average speed."""
         self._surprises = 0
         self._round: Iterator[WorkerState] = iter(())
         self._rank_credit = 0.0
@@ -276,6 +278,7 @@ class Placing:
             self.estimates.stopped(task)
         elif given is not None and view is not None and took_s is not None:
             self.worked_s += took_s
+            self.done_s += took_s / view.factor
             if took_s > LONG_S:  # for short ones, every `look` is often enough
                 self.placement.set_speed(view.worker, *self.estimates.worker_factor(view.worker))
             least_s = given.p50_s * given.p50_s / given.p99_s - NOTHING_S
@@ -329,6 +332,9 @@ class Placing:
                 self.estimates.running_for(given.task, worker.address, elapsed_s)
                 if given.is_known and elapsed_s > given.p99_s:
                     late.append((given, worker))
+                elif not given.is_known and self.estimates.is_longer(given.task, elapsed_s):
+                    self._surprises += ENOUGH
+                    self._rank_anew()
         self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
         is_open = worker in self.scheduler.running
         for task in overdue(view.load, now_s, self.placement.planned_s) if is_open else view.load.tasks():
@@ -428,7 +434,8 @@ class Placing:
             self.ranks.alone(task, cost.p50_s)
         if task not in self.ranks and not self._is_ranking:
             self._start_ranking([task])
-        self.placement.ready(task, task.priority, cost, self.ranks.rank_s(task), home, input_bytes)
+        rank_s = self.ranks.rank_s(task)
+        self.placement.ready(task, task.priority, cost, rank_s, home, input_bytes, is_last=not task.dependents)
 
     def _home(self, task: TaskState, seconds: float) -> tuple[Any, float]:
         """The worker with most of a task's inputs, where getting them elsewhere takes a while; and their bytes."""

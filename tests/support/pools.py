@@ -70,11 +70,13 @@ class Pool:
         kind: Any = None,
         is_known: bool = True,
         output_bytes: float = 0.0,
+        is_last: bool = False,
     ) -> None:
         self.costs[task] = Cost(seconds, 2 * seconds, is_known, output_bytes, kind)
         self.homes[task], self.away_s[task] = home, away_s
         priority = (level, 0, len(self.costs) if order is None else order)
-        self.placement.ready(task, priority, self.costs[task], rank_s or seconds, home, 1e6 if away_s else 0.0)
+        nbytes = 1e6 if away_s else 0.0
+        self.placement.ready(task, priority, self.costs[task], rank_s or seconds, home, nbytes, is_last=is_last)
 
     def give(self, task: str, worker: str) -> None:
         self.placement.given(task, worker, self.now_s, self.costs.__getitem__)

@@ -450,3 +450,17 @@ def test_it_cannot_be_told_which_of_two_inputs_came(known: Estimates, tasks: Tas
     held = [tasks.task(other, nbytes=10**7, held_by=[tasks.worker(HERE)]) for _ in range(2)]
     learn(known, tasks.task(work, inputs=held), 1.0, THERE, transfers=[(HERE, 9.0)])
     assert known.bandwidth(HERE, THERE) == 1e8
+
+
+def test_a_task_of_an_unknown_function_that_still_runs_shows_how_long_others_are(
+    known: Estimates, tasks: Tasks
+) -> None:
+    """Twelve tasks of 3 s were begun last, because they were thought to take half a second until one had ended."""
+    running, waiting = tasks.task(other), tasks.task(other)
+    assert not known.is_longer(running, 0.1), "that is no longer than was thought"
+    assert known.is_longer(running, 2.0)
+    assert known.of(waiting).p50_s == 4.0
+    assert known.of(waiting).samples == 0
+    assert not known.is_longer(running, 3.0), "told already"
+    learn(known, tasks.task(other), 0.2, HERE)
+    assert known.of(waiting).p50_s == pytest.approx(0.2, rel=0.1), "one has ended"

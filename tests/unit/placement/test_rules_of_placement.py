@@ -122,6 +122,32 @@ def test_the_longest_of_independent_tasks_do_not_begin_last() -> None:
     assert pool.choose()[0].task == "long"
 
 
+def test_the_longest_of_those_that_nothing_waits_for_begin_long_before_the_end() -> None:
+    """Eleven tasks of 3 s and much that is short: at 0.5 of what is left it is too late for them to end together."""
+    pool = Pool(1.0, 1.0)
+    pool.left_s = 100.0
+    for name in ("long", "short"):
+        pool.ready(name, 10.0 if name == "long" else 0.1, order=name == "long", is_last=True)
+    assert pool.rules() == {"long": "longest", "short": "order"}
+
+
+def test_what_something_waits_for_keeps_dasks_order_until_it_is_critical() -> None:
+    """Dask's order is what saves memory."""
+    pool = Pool(1.0, 1.0)
+    pool.left_s = 100.0
+    for name in ("long", "short"):
+        pool.ready(name, 10.0 if name == "long" else 0.1, order=name == "long")
+    assert pool.rules() == {"long": "order", "short": "order"}
+
+
+def test_a_path_comes_before_a_longer_task_that_nothing_waits_for() -> None:
+    pool = Pool(1.0)
+    pool.left_s = 10.0
+    pool.ready("alone", 4.0, is_last=True)
+    pool.ready("path", 0.1, rank_s=6.0)
+    assert pool.choose(1)[0].rule == "critical"
+
+
 def test_a_short_path_is_not_critical_while_much_is_left() -> None:
     pool = Pool(1.0)
     pool.left_s = 10.0 / DEFAULT.critical * 2
