@@ -227,6 +227,17 @@ class WorkerView:
     """Tasks that it has ended."""
     wakes_at_s: float = inf
     """When it will be asked anyway."""
+    sends_until_s: float = 0.0
+    """When the inputs that others were told to fetch from it will have gone."""
+    sends: dict[Worker, float] = field(default_factory=dict)
+    """To whom, until when. What many tasks there need is fetched once."""
+
+    def send(self, worker: Worker, seconds: float, now_s: float) -> None:
+        """Another worker was given a task whose inputs are here."""
+        if self.sends.get(worker, 0.0) < now_s:
+            if self.sends_until_s < now_s:
+                self.sends.clear()
+            self.sends[worker] = self.sends_until_s = max(self.sends_until_s, now_s) + seconds
 
 
 def _anything(task: Task, worker: Worker) -> bool:  # noqa: ARG001 - the default of `Placement.fits`
@@ -495,6 +506,8 @@ class Placement:
         view = self.views.get(worker)
         if view is None:
             return
+        if transfer_s > 0.0 and entry is not None and (home := self.views.get(entry.home)) is not None:
+            home.send(worker, transfer_s, now_s)
         factor = self._factor(task, worker)
         tail_s = 0.0 if entry is None else entry.rank_s - entry.cost.p50_s
         nbytes = known.output_bytes + (0.0 if entry is None else entry.input_bytes)
@@ -800,7 +813,10 @@ class Placement:
         home = self.views.get(entry.home)
         if home is not None and home is not view and self._is_open(home.worker):
             there_s = entry.cost.p50_s * home.factor + self._wait_s(home, now_s)
-            if here_s + self.strategy.gravity * self._transfer_s(entry.task, view.worker) >= there_s:
+            away_s = self.strategy.gravity * self._transfer_s(entry.task, view.worker)
+            if away_s > 0.0 and view.worker not in home.sends:
+                away_s += max(home.sends_until_s - now_s, 0.0)
+            if here_s + away_s >= there_s:
                 return there_s
         if outlook.faster_s == inf or here_s <= outlook.pool_s:
             return None

@@ -521,3 +521,12 @@ def test_a_worker_of_which_little_is_known_takes_part() -> None:
     assert {worker for _, worker in pool.chosen()} == {"w0"}
     pool.placement.set_speed("w1", 4.0, doubt=8.0)
     assert pool.chosen() == [("b", "w1")]
+
+
+def test_one_after_the_other_is_sent_what_many_would_fetch_from_one_worker() -> None:
+    """Eleven idle workers each fetched 12 MB from the same one for a task of 2 ms, and what mattered came last."""
+    pool = Pool(*[1.0] * 12)
+    for i in range(24):
+        pool.ready(f"part{i}", 0.02, home="w0", away_s=0.05)
+    moved = [worker for _, worker in pool.chosen() if worker != "w0"]
+    assert 1 <= len(moved) <= 6
