@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import islice
-from math import floor, inf, log2
+from math import exp2, floor, inf, log2
 from typing import Any, NamedTuple
 
 from scheduler_plugins.decide.load import FETCH_S, Given, Load
@@ -869,7 +869,7 @@ SLOWER_STEPS = max(round(log2(SLOWER) * PER_OCTAVE), 1)
 
 def _most(step: int) -> float:
     """Upper end of the ranks of such a place, in seconds."""
-    return 2.0 ** ((1 - (step >> 1)) / PER_OCTAVE)
+    return exp2((1 - (step >> 1)) / PER_OCTAVE)
 
 
 def _step(value: float) -> int:

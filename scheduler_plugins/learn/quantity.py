@@ -69,8 +69,8 @@ class Residuals:
         else:
             self.p50 = p50 = 0.0
             self.error = max(-order[0], order[-1])
-        # The prior counts for two tasks: a spread of nothing after one or two is no knowledge.
-        self.scale = scale = (_SCALE * self.error * n + PRIOR_ERROR * 2.0) / (n + 2.0)
+        # The prior counts for a task: a spread of nothing after one or two is no knowledge.
+        self.scale = scale = (_SCALE * self.error * n + PRIOR_ERROR) / (n + 1.0)
         p90, p99 = (
             order[place - 1] if (place := ceil(level * (n + 1))) <= n else max(order[-1], p50 + z * scale)
             for level, z in _LEVELS
