@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-twin load notebooks lock clean
+.PHONY: help install demo test lint format bench bench-twin bench-mind load notebooks lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -42,6 +42,12 @@ bench-twin: $(STAMP) ## Policies side by side in the twin, how fast it is, how f
 	$(BIN)/python -m swarm.twin.bench scale --limit $(or $(LIMIT),300) --json $(or $(OUT),build/twin)/scale.json --picture $(or $(OUT),build/twin)/scale.html
 	$(BIN)/python -m swarm.twin.bench scale --shape layered --workers 10 --workers 100 --workers 1000 --tasks 1000 --tasks 10000 --tasks 50000 --limit $(or $(LIMIT),300) --json $(or $(OUT),build/twin)/scale-layered.json --picture $(or $(OUT),build/twin)/scale-layered.html
 	$(BIN)/python -m pytest tests/benchmarks/twin --benchmark-only
+
+bench-mind: $(STAMP) ## What the mind learns and what it gains: TRACES=folder/of/wfformat SEEDS=5 RUNS=3 OUT=build/mind
+	$(BIN)/python -m tests.benchmarks.mind.learning_curve $(TRACES) --json $(or $(OUT),build/mind)/learning-curve.json --picture $(or $(OUT),build/mind)/learning-curve.png
+	$(BIN)/python -m tests.benchmarks.mind.regret --seeds $(or $(SEEDS),5) --json $(or $(OUT),build/mind)/cold-start.json --picture $(or $(OUT),build/mind)/cold-start.png
+	$(BIN)/python -m tests.benchmarks.mind.workflows $(TRACES) --json $(or $(OUT),build/mind)/workflows.json
+	$(BIN)/python -m tests.benchmarks.mind.cholesky --runs $(or $(RUNS),3) --json $(or $(OUT),build/mind)/cholesky.json
 
 load: $(STAMP) ## Load test: AGENTS=32 DURATION=300
 	$(BIN)/python tests/load_test.py --agents $(or $(AGENTS),32) --duration $(or $(DURATION),300)
