@@ -557,7 +557,7 @@ class Placement:
         """Workers with an idle thread for which there is nothing to do, the fastest first."""
         for step in sorted(self._hungry):
             for worker, view in self._hungry[step].items():
-                if view.load.free_threads > 0 and self._is_open(worker):
+                if view.load.free_threads > len(view.load.fetching) and self._is_open(worker):
                     yield worker
 
     def backlog_s(self) -> float:
@@ -684,10 +684,14 @@ class Placement:
         entry = None if shelf is None else shelf.first()
         if entry is None:
             return None
-        must_fetch = self._transfer_s(entry.task, view.worker) > FETCH_S
-        if must_fetch and len(view.load.fetching) < view.load.threads:
+        load, fetch_s = view.load, self._transfer_s(entry.task, view.worker)
+        if (
+            fetch_s > FETCH_S
+            and len(load.fetching) < load.threads
+            and load.free_in_s(now_s) <= max(fetch_s, MOST_LEAD_S) + self.planned_s
+        ):
             return Choice(entry.task, view.worker, "prefetch")
-        if not must_fetch and view.load.free_threads > 0:
+        if fetch_s <= FETCH_S and load.free_threads > 0:
             return Choice(entry.task, view.worker, "local")
         return None
 

@@ -42,6 +42,9 @@ class Ranks:
         self._of: dict[Task, tuple[float, float]] = {}
         self.remaining_s = 0.0
         """Sum of the durations of all unfinished tasks."""
+        self.is_stale = False
+        """Whether a longer path was not passed on to inputs since this was last set to False. Along a chain that is
+        submitted link by link, such differences add up: it is for the caller to `visit` all now and then."""
 
     def __len__(self) -> int:
         return len(self._of)
@@ -111,10 +114,14 @@ class Ranks:
             below = self.rank_s(task)
             for each in task.dependencies:
                 known = self._of.get(each)
-                if each not in left and known is not None and known[0] < (below + known[1]) * (1.0 - FAR):
-                    self._of[each] = (below + known[1], known[1])
-                    self._changed(each, below + known[1])
-                    stack.append(each)
+                if each in left or known is None or known[0] >= below + known[1]:
+                    continue
+                if known[0] >= (below + known[1]) * (1.0 - FAR):
+                    self.is_stale = True
+                    continue
+                self._of[each] = (below + known[1], known[1])
+                self._changed(each, below + known[1])
+                stack.append(each)
             yield
 
     def _put(self, task: Task, rank_s: float, seconds: float) -> None:

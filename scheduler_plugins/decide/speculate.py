@@ -9,7 +9,7 @@ clones" (Dolly), NSDI 2013, for the budget: a small job may copy freely, since t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from math import ceil, erfc, inf, log, sqrt
 from typing import Any, NamedTuple
 
@@ -25,6 +25,10 @@ the p99, which one in a hundred healthy ones outlives, either is as likely; and 
 MANTRI = 2.0
 """Where other work waits for a slot: how much longer the original must still take than the copy. Then the copy saves
 work on average (Mantri's rule for one copy)."""
+
+SLOWED = 2.0
+"""Where nothing else is to be done, a task that is not overdue is copied too, if a worker that is so many times faster
+would do it in less than half of the time that it still takes: it runs on a slow one (LATE copies what ends last)."""
 
 MOST_LOOKED_AT = 64
 """Overdue tasks in one call, the most urgent ones: where a thousand are, the cluster is slow, and copies no cure."""
@@ -79,6 +83,8 @@ class Running(NamedTuple):
     """That have been started so far."""
     tail_s: float = 0.0
     """Predicted seconds of the longest chain that waits for its result (upward rank, without itself)."""
+    slowness: float = 1.0
+    """What it takes there, over what it would take on the fastest worker with a thread to spare."""
 
 
 class Offer(NamedTuple):
@@ -134,7 +140,7 @@ def choose(
     Parameters
     ----------
     running
-        Every task that runs; most are passed over with three comparisons.
+        Every task that runs, or those that may be worth it; most are passed over with a few comparisons.
     offers
         Where a copy of this task could run: workers with a thread for which there is nothing else to do, or nothing as
         urgent. Called for overdue tasks only. Each worker is given one copy.
@@ -143,11 +149,7 @@ def choose(
         cannot end before it and what waits for it, although all else is done by then; others are copied to threads that
         have nothing else to do, which is when this is 0.
     """
-    late = []
-    for task in running:
-        if task.copies < rules.most_per_task and is_overdue(now_s, task, rules):
-            remaining_s = min(remaining(now_s, each) for each in (task.original, task.copy) if each is not None)
-            late.append((remaining_s, task))
+    late = list(_candidates(now_s, running, rules, is_idle=backlog_s <= 0))
     if not late:
         return []
     late.sort(key=lambda entry: (entry[0] + entry[1].tail_s, entry[1].tail_s), reverse=True)
@@ -155,7 +157,7 @@ def choose(
     taken: set[Worker] = set()
     live, copied_s = budget.live, budget.copied_s
     most = max(1, ceil(rules.most_ratio * budget.threads))
-    for remaining_s, task in late[:MOST_LOOKED_AT]:
+    for remaining_s, task, is_late in late[:MOST_LOOKED_AT]:
         if copied_s > rules.budget_ratio * budget.worked_s:
             break
         if task.copy is None and live >= most:
@@ -166,7 +168,11 @@ def choose(
                 continue
             needed = MANTRI
         best = _best(task, offers(task), taken)
-        if best is None or not best.duration_s * needed < remaining_s:  # nor where either is not a number
+        if best is None:
+            continue
+        if not is_late:  # the same task here and there: median against median
+            needed *= MANTRI * (best.transfer_s + best.estimate.p50_s) / best.duration_s
+        if not best.duration_s * needed < remaining_s:  # nor where either is not a number
             continue
         live += task.copy is None
         taken.add(best.worker)
@@ -179,10 +185,27 @@ def choose(
                 best.worker,
                 replaces,
                 best.duration_s,
-                _reason(now_s, task, best, remaining_s),
+                _reason(now_s, task, best, remaining_s, is_late),
             )
         )
     return copies
+
+
+def _candidates(
+    now_s: float, running: Iterable[Running], rules: Rules, *, is_idle: bool
+) -> Iterator[tuple[float, Running, bool]]:
+    """Tasks that a copy might be quicker than: how long each still takes, and whether it is overdue or just slow."""
+    for task in running:
+        if task.copies >= rules.most_per_task:
+            continue
+        if is_overdue(now_s, task, rules):
+            yield min(remaining(now_s, each) for each in (task.original, task.copy) if each is not None), task, True
+        elif is_idle and task.copy is None and task.slowness > SLOWED:
+            elapsed_s = now_s - task.original.since_s
+            estimate = task.original.estimate
+            if elapsed_s > rules.floor_s:
+                # Of a function of which none has ended: as likely as not, it lasts as long again.
+                yield (estimate.p50_s - elapsed_s if estimate.samples else elapsed_s), task, False
 
 
 def is_overdue(now_s: float, task: Running, rules: Rules) -> bool:
@@ -236,12 +259,14 @@ def _best(task: Running, offers: Sequence[Offer], taken: Collection[Worker]) -> 
     return min(free, key=lambda offer: offer.duration_s, default=None)
 
 
-def _reason(now_s: float, task: Running, best: Offer, remaining_s: float) -> str:
+def _reason(now_s: float, task: Running, best: Offer, remaining_s: float, is_late: bool) -> str:
     """One sentence with the numbers that decided."""
     first = task.original
     why = f"99 % end within {first.estimate.p99_s:.3g} s ({first.estimate.samples} seen)"
     more = f"about {remaining_s:.3g} s more"
-    if first.is_suspect:
+    if not is_late:
+        why = f"which is {task.slowness:.2g} times slower"
+    elif first.is_suspect:
         why, more = "which is suspected", "it may never report it"
     twice = f"; so has its copy, on {task.copy.worker}, for {now_s - task.copy.since_s:.3g} s" if task.copy else ""
     return (

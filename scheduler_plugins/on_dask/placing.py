@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
-from math import isinf
+from math import inf, isinf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
@@ -20,6 +20,7 @@ from scheduler_plugins.decide.balance import overdue
 from scheduler_plugins.decide.load import Given
 from scheduler_plugins.decide.placement import ANYWHERE, ROOTS, Choice, Cost, Placement, WorkerView
 from scheduler_plugins.decide.ranks import Ranks
+from scheduler_plugins.decide.speculate import SLOWED
 from scheduler_plugins.on_dask.recalls import Recalls
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ FIRST = -1
 ENOUGH = 3
 """Tasks that took less or longer than any should, or of which nothing was known, that call for ranking anew."""
 LONG_S, NOTHING_S = 0.05, 0.005
+RANKED_OFF = 1.5
+"""Ratio by which a task's duration may be off in the ranks."""
+LAG_RATE = 0.1
+"""Weight of the last task in the moving average of the lag."""
 OVER = frozenset(("memory", "forgotten", "erred"))
 
 _HOOKS = ("is_rootish", "decide_worker_rootish_queuing_enabled", "stimulus_queue_slots_maybe_opened")
@@ -109,6 +114,8 @@ class Placing:
         self._is_ranking = False
         self.repaired = 0
         """Tasks that were thought to run where Dask did not have them: 0, unless something is wrong."""
+        self.lag_s = 0.0
+        """Moving average of how much later than a task's end this hears of it: what runs may long have ended."""
         self.worked_s = 0.0
         """Seconds that all tasks have run that have ended."""
         self.done_s = 0.0
@@ -281,10 +288,18 @@ class Placing:
             self.done_s += took_s / view.factor
             if took_s > LONG_S:  # for short ones, every `look` is often enough
                 self.placement.set_speed(view.worker, *self.estimates.worker_factor(view.worker))
+            if given.started_at_s is not None:
+                self.lag_s += LAG_RATE * (max(now_s - given.started_at_s - took_s, 0.0) - self.lag_s)
             least_s = given.p50_s * given.p50_s / given.p99_s - NOTHING_S
-            if not given.is_known or not least_s <= took_s <= given.p99_s + NOTHING_S:
+            is_as_thought = given.is_known and least_s <= took_s <= given.p99_s + NOTHING_S
+            if not is_as_thought or not self._is_ranked_so(task):
                 self._surprises += 1
                 self._rank_anew()
+
+    def _is_ranked_so(self, task: TaskState) -> bool:
+        """Whether paths are about as long as they were thought to be when the task was ranked."""
+        ranked_s, known_s = self.ranks.seconds(task), self.estimates.of(task).p50_s
+        return ranked_s < RANKED_OFF * known_s + NOTHING_S and known_s < RANKED_OFF * ranked_s + NOTHING_S
 
     def hold_back(self, task: TaskState) -> None:
         """A ready task may not run yet."""
@@ -298,11 +313,14 @@ class Placing:
     def look(self) -> list[tuple[Given, WorkerState]]:
         """What time alone shows: running tasks that should have ended, waiting tasks that cannot start. Every 0.1 s.
 
-        Returns the running tasks that have taken longer than all but a few should.
+        Returns the running tasks that have taken longer than all but a few should, or that run on a slow worker while
+        a faster one has nothing to do.
         """
         now_s = time.time()
         late: list[tuple[Given, WorkerState]] = []
         views = self.placement.views
+        idle = None if len(self.placement) else next(self.placement.spare(), None)
+        idle_factor = inf if idle is None else views[idle].factor
         workers = list(islice(self._round, LOOKS))
         if len(workers) < LOOKS:
             self._round = iter(list(views))
@@ -310,31 +328,32 @@ class Placing:
         for worker in dict.fromkeys(workers):
             view = views.get(worker)
             if view is not None:
-                late += self._look_at(view, now_s)
+                late += self._look_at(view, now_s, idle_factor)
+        if self.ranks.is_stale:
+            self._surprises += ENOUGH
+            self._rank_anew()
         self.recalls.insist(now_s)
         self.placement.reconsider()
         self._fill()
         return late
 
-    def _look_at(self, view: WorkerView, now_s: float) -> list[tuple[Given, WorkerState]]:
+    def _look_at(self, view: WorkerView, now_s: float, idle_factor: float) -> list[tuple[Given, WorkerState]]:
         worker, late = view.worker, []
         for task in [task for task in view.load.running if task.processing_on is not worker]:
             self.repaired += 1  # it left without a transition, and nobody has said so
             self.placement.ended(task, now_s)
+        view.load.settle(now_s)
         self.placement.look_again(worker)
         for given in view.load.running.values():
             if given.fetch_s > 0.0:
                 self._hear(given, worker, now_s)
-            elapsed_s = now_s - (given.started_at_s or now_s)
+            elapsed_s = now_s - (given.started_at_s or now_s) - self.lag_s
             if not given.is_known:
-                self._know(given, worker)
+                self._know(given, worker, elapsed_s)
             if elapsed_s > given.p50_s:
                 self.estimates.running_for(given.task, worker.address, elapsed_s)
-                if given.is_known and elapsed_s > given.p99_s:
-                    late.append((given, worker))
-                elif not given.is_known and self.estimates.is_longer(given.task, elapsed_s):
-                    self._surprises += ENOUGH
-                    self._rank_anew()
+            if view.factor > SLOWED * idle_factor or (given.is_known and elapsed_s > given.p99_s):
+                late.append((given, worker))
         self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
         is_open = worker in self.scheduler.running
         for task in overdue(view.load, now_s, self.placement.planned_s) if is_open else view.load.tasks():
@@ -349,12 +368,14 @@ class Placing:
         elif now_s - worker.last_seen < SILENT_S:
             given.started_at_s = max(given.started_at_s or now_s, now_s - given.p50_s / 2)
 
-    def _know(self, given: Given, worker: WorkerState) -> None:
-        """Its function was unknown when the task was sent; others of it may have ended since."""
+    def _know(self, given: Given, worker: WorkerState, elapsed_s: float) -> None:
+        """Its function was unknown when the task was sent; others may have ended since, or it shows as it runs."""
+        factor = self.estimates.factor(given.task, worker)
+        if self.estimates.is_longer(given.task, elapsed_s / factor):
+            self._surprises += ENOUGH
+            self._rank_anew()
         known = self.estimates.of(given.task)
-        if known.samples:
-            factor = self.estimates.factor(given.task, worker)
-            given.p50_s, given.p99_s, given.is_known = known.p50_s * factor, known.p99_s * factor, True
+        given.p50_s, given.p99_s, given.is_known = known.p50_s * factor, known.p99_s * factor, known.samples > 0
 
     # -- what Dask asks ----------------------------------------------------------------------------------------------
 
@@ -488,5 +509,6 @@ class Placing:
         if self._is_ranking or self._surprises < ENOUGH or self._rank_credit < 0.0:
             return
         self._surprises = 0
+        self.ranks.is_stale = False
         self._rank_credit = -len(self.ranks) * RANKING_WORTH
         self._start_ranking(self.ranks.tasks())

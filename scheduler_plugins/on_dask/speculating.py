@@ -97,14 +97,15 @@ class Speculating:
     # -- the decision ------------------------------------------------------------------------------------------------
 
     def look(self, late: Iterable[tuple[Given, WorkerState]], worked_s: float, now_s: float) -> None:
-        """Copy what is worth it of these tasks, which have run longer than all but a few should.
+        """Copy what is worth it of these tasks, which have run longer than all but a few should, or on slow workers.
 
         Parameters
         ----------
         worked_s
             Seconds that all tasks have run that have ended.
         """
-        running = [each for given, worker in late if (each := self._running(given, worker)) is not None]
+        fastest = next(self._placement.spare(), None)
+        running = [each for given, worker in late if (each := self._running(given, worker, fastest)) is not None]
         if not running:
             return
         by_key = {each.key: each for each in running}
@@ -127,7 +128,7 @@ class Speculating:
                 estimate = first.estimate
                 self._why.copied(task, source, worker, now_s - first.since_s, estimate.p50_s, estimate.p99_s)
 
-    def _running(self, given: Given, worker: WorkerState) -> Running | None:
+    def _running(self, given: Given, worker: WorkerState, fastest: WorkerState | None) -> Running | None:
         task: TaskState = given.task
         if task.processing_on is not worker or given.started_at_s is None or not _may_run_twice(task):
             return None
@@ -138,7 +139,10 @@ class Speculating:
         copy = None
         if live is not None:
             copy = Execution(live.second.address, live.began_s, self._estimate(task, live.second))
-        return Running(task.key, original, copy, self._count.get(task, 0), given.tail_s)
+        slowness = 1.0
+        if fastest is not None:
+            slowness = self._estimates.factor(task, worker) / self._estimates.factor(task, fastest)
+        return Running(task.key, original, copy, self._count.get(task, 0), given.tail_s, slowness)
 
     def _estimate(self, task: TaskState, worker: WorkerState) -> Estimate:
         known, factor = self._estimates.of(task), self._estimates.factor(task, worker)

@@ -258,3 +258,24 @@ def test_whatever_the_numbers_are_it_answers(
     budget = PLENTY._replace(worked_s=worked_s)
     copies = choose(100.0, [task], lambda _: [Offer("w2", estimate)], budget)
     assert all(math.isfinite(copy.duration_s) for copy in copies)
+
+
+def test_what_runs_on_a_slow_worker_is_copied_when_nothing_else_is_to_be_done() -> None:
+    """A task of 26 s and all that hung on it ran on a worker at a tenth of the speed, while seven others were idle."""
+    there = Estimate(26.0, 50.0, 90.0, samples=1)
+    here = Estimate(260.0, 500.0, 900.0, samples=1)
+    task = running(for_s=1.0, estimate=here)._replace(slowness=10.0)
+    (copy,) = chosen(task, offers=offering(estimate=there))
+    assert "10 times slower" in copy.reason
+    assert not chosen(task, offers=offering(estimate=there), backlog_s=1.0), "others wait for the thread"
+    assert not chosen(task._replace(slowness=1.5), offers=offering(estimate=there)), "it is not slow"
+    almost = running(for_s=215.0, estimate=here)._replace(slowness=10.0)
+    assert not chosen(almost, offers=offering(estimate=there)), "it will soon be done"
+
+
+def test_so_is_what_nobody_knows_if_the_worker_is_much_slower() -> None:
+    guess = Estimate(120.0, 430.0, 1200.0, samples=0)
+    there = Estimate(12.0, 43.0, 120.0, samples=0)
+    assert chosen(running(for_s=60.0, estimate=guess)._replace(slowness=10.0), offers=offering(estimate=there))
+    there = Estimate(40.0, 150.0, 400.0, samples=0)
+    assert not chosen(running(for_s=60.0, estimate=guess)._replace(slowness=3.0), offers=offering(estimate=there))

@@ -362,7 +362,7 @@ def test_a_task_goes_elsewhere_while_its_home_may_have_none() -> None:
 
 def test_inputs_are_fetched_while_the_worker_is_busy() -> None:
     pool = Pool(1.0)
-    pool.ready("a", LONG_S, home="w0")
+    pool.ready("a", 1.5, home="w0")
     pool.choose()
     pool.ready("b", 1.0, home="w0", away_s=2.0)
     pool.homes["b"] = "half of it elsewhere"
@@ -370,6 +370,31 @@ def test_inputs_are_fetched_while_the_worker_is_busy() -> None:
     pool.ready("c", 1.0, home="w0", away_s=2.0)
     pool.homes["c"] = "half of it elsewhere"
     assert pool.chosen() == []  # one for each thread
+
+
+def test_inputs_are_not_fetched_to_where_the_task_would_wait_for_long() -> None:
+    """A task was bound to a worker for two minutes, behind one that had just begun."""
+    pool = Pool(1.0)
+    pool.ready("a", LONG_S, home="w0")
+    pool.choose()
+    pool.ready("b", 1.0, home="w0", away_s=2.0)
+    pool.homes["b"] = "half of it elsewhere"
+    assert pool.chosen() == []
+    pool.now_s += LONG_S - 1.0
+    pool.placement.look_again("w0")
+    pool.placement._hunger(pool.placement.views["w0"])
+    assert pool.rules() == {"b": "prefetch"}
+
+
+def test_a_worker_to_which_a_task_is_on_its_way_has_no_thread_to_spare() -> None:
+    """A copy and a task that had fetched its inputs met on one thread, for two minutes."""
+    pool = Pool(1.0)
+    pool.ready("a", 1.0, home="elsewhere", away_s=2.0)
+    pool.placement.reconsider()
+    assert list(pool.placement.spare()) == ["w0"]
+    pool.choose()
+    pool.placement._hunger(pool.placement.views["w0"])
+    assert list(pool.placement.spare()) == []
 
 
 # -- workers that come and go -----------------------------------------------------------------------------------------
