@@ -510,6 +510,83 @@ def replay(
 
 
 @cli.command()
+@click.argument("runs", metavar="RUN…", nargs=-1, required=True)
+@click.option(
+    "--journal",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Of a scheduler; by default that of local clusters, or the one in state_directory.",
+)
+@click.option("--workers", type=SIMULATED, metavar="N", help="Of the simulated cluster; by default the recorded one.")
+@click.option("--threads", type=SIMULATED, metavar="N", help="Of each worker.")
+@click.option("--generations", type=click.IntRange(1, 1000), metavar="N", default=6, show_default=True)
+@click.option(
+    "--population",
+    type=click.IntRange(2, 1000),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="Strategies that are tried in each generation.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(3, 100), metavar="N", default=5, show_default=True, help="Draws of each run."
+)
+@click.option("--seconds", type=POSITIVE, metavar="LIMIT", default=600.0, show_default=True, help="Most that it takes.")
+@click.option("--processes", type=AT_LEAST_ONE, metavar="N", help="At a time; by default as many as there are CPUs.")
+@click.option("--seed", type=click.IntRange(0), metavar="N", default=0, show_default=True, help="Of what is drawn.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write the table there too.")
+@click.option("--dry-run", is_flag=True, help="Look, and keep nothing.")
+@command
+def tune(
+    runs: tuple[str, ...], journal: Path | None, json_file: Path | None, dry_run: bool, seed: int, **options: Any
+) -> None:
+    """Look for a strategy of placement that does recorded runs better.
+
+    RUN is as for `swarm replay`; several runs give a strategy that does well on all. Candidates are tried in the twin;
+    those that beat the default by more than the noise, and do no harm elsewhere, are kept beside the journal. A
+    scheduler tries them on such work, and stays with what does best there. Ctrl-C keeps the best so far.
+    """
+    import json
+
+    from scheduler_plugins.io.journal import FILE
+    from swarm import config_sources, tune_table
+    from swarm import tune as tuning
+    from swarm.deploy import state
+    from swarm.deploy.signals import StopRequested, stopping_on_signals
+    from swarm.twin import replay as twin
+
+    out, err = _consoles()
+    if json_file is not None:
+        require_writable(json_file)
+    folder = state.journal_directory(config_sources.load()) if journal is None else journal.parent
+    if folder is None and not dry_run:
+        raise SwarmError(
+            "there is no place to keep strategies in (state_directory is off, or there is no home); name a journal "
+            "with --journal, or give --dry-run"
+        )
+    with stopping_on_signals() as stop:
+        recordings = [twin.find(run, journal or (folder and folder / FILE)) for run in dict.fromkeys(runs)]
+        search = tuning.Tuning(recordings, known=tuning.known(recordings, folder), seed=seed, **options)
+        try:
+            with tune_table.bar(err) as tell:
+                for step in search.steps():
+                    tell(step)
+        except StopRequested:
+            err.print("stopped; this is what was found until then", style="dim")
+        tune_table.render(search, recordings, out)
+        if not dry_run and folder is not None:
+            file = tuning.save(search, recordings, folder)
+            if search.kept:
+                err.print(printable(f"kept in {file}"), style="dim", markup=False, highlight=False, soft_wrap=True)
+        if json_file is not None:
+            try:
+                json_file.write_text(json.dumps(tune_table.as_json(search, recordings, seed=seed), indent=1))
+            except OSError as error:
+                raise SwarmError(f"{json_file} can't be written ({error.strerror})") from None
+    _leave(stop, 0)
+
+
+@cli.command()
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
 @command
 def doctor(as_json: bool) -> None:

@@ -118,6 +118,8 @@ class Settings(BaseModel):
     """Ask the cluster for workers, and give them back."""
     state_directory: Folder = None
     """Where the scheduler keeps a journal of its runs; none: nowhere."""
+    tune_when_idle: Switch = False
+    """Try strategies of placement on recorded runs while the cluster is idle, in a process of low priority."""
     task_timeout: Timeout = None
     """How long a task may run before it is taken from its worker and run elsewhere; none: as long as it likes."""
     task_retries: Retries = 3

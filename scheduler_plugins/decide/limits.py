@@ -101,6 +101,11 @@ class Limits:
         self._resting: list[tuple[float, int, Task]] = []
         self._serial = 0
 
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether any task has a limit, or must not run now."""
+        return bool(self._watched) or self._default.timeout_s is not None
+
     def set_limit(self, task: Task, limit: Limit) -> None:
         """A task has a limit of its own; to be told again while it runs changes nothing."""
         watched = self._watched.get(task)

@@ -237,6 +237,8 @@ class Memory:
         self._is_served(function)
 
     def _is_served(self, function: Function) -> None:
+        if not self._refused_s and not self._claims:
+            return
         self._refused_s.pop(function, None)
         claimed = self._claims.pop(function, None)
         if claimed is not None:
@@ -251,6 +253,11 @@ class Memory:
     def refused(self) -> Collection[Function]:
         """Functions of which a task found no room."""
         return self._refused_s.keys()
+
+    @property
+    def is_wary(self) -> bool:
+        """Whether workers have died, or tasks found no room."""
+        return bool(self.lessons or self._refused_s or self.proven_bytes)
 
     def ended(self, task: Task, *, is_done: bool) -> None:
         """The worker that was given a task has it no more: it has a result, or it failed or was taken away."""
@@ -333,5 +340,6 @@ class Memory:
 
     def forget(self, task: Task) -> None:
         """The task is over, in whatever way."""
-        self.proven_bytes.pop(task, None)
-        self._excuses.pop(task, None)
+        if self._excuses or self.proven_bytes:
+            self.proven_bytes.pop(task, None)
+            self._excuses.pop(task, None)

@@ -130,9 +130,10 @@ class Costs:
         every = age < MATURE or draw < EXPLORE_RATIO
         expected = duration.predict(x)
         if age >= _TRUSTED and not -_FARTHEST < y - expected < _FARTHEST:
-            y = expected + (_FARTHEST if y > expected else -_FARTHEST)
+            there = expected + self._known_factor(function, worker)
+            y = min(max(y, there - _FARTHEST), there + _FARTHEST)
         if worker and duration.samples:
-            y -= self._learn_speed(function, worker, y - expected, duration_s, every)
+            y -= self._learn_speed(function, worker, y - expected, min(y, expected), every)
         has_drifted = duration.learn(x, y, expected, every)
         if has_drifted:
             self.drifts += 1
@@ -146,12 +147,24 @@ class Costs:
         is_news = every or has_drifted or not -_SURPRISES < y - expected < _SURPRISES
         function.has_learned(duration.predict(x) - expected if is_news else 0.0, has_drifted)
 
-    def _learn_speed(self, function: Function, worker: str, residual: float, duration_s: float, every: bool) -> float:
-        """Learn how the worker differs from the average one; by how much, in log."""
+    def _known_factor(self, function: Function, worker: str) -> float:
+        """In log."""
+        local = function.local.get(worker)
+        return self.speeds.log_factor(worker) + (0.0 if local is None else local.value)
+
+    def _learn_speed(self, function: Function, worker: str, residual: float, least: float, every: bool) -> float:
+        """Learn how the worker differs from the average one; by how much, in log.
+
+        Parameters
+        ----------
+        least
+            What the task took, or was thought to take, whichever is less, in log. Where short tasks begin to last, it
+            is not their workers' doing.
+        """
         duration = function.duration
         spread = duration.residuals
         # The tail counts: a function that now and then takes very long says little about a worker when it does.
-        noise = max(spread.scale, (spread.p99 - spread.p50) / _P99) + _JITTER_S / max(duration_s, SHORTEST_S)
+        noise = max(spread.scale, (spread.p99 - spread.p50) / _P99) + _JITTER_S / exp(max(least, _SHORTEST))
         local = function.local.get(worker)
         own = 0.0 if local is None else local.value
         known, reach = self.speeds.log_factor(worker) + own, max(_SURPRISE, 3.0 * noise)

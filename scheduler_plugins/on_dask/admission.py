@@ -42,6 +42,8 @@ class Admission:
     ----------
     running
         Worker → the tasks that probably run there, by whoever placed them.
+    where
+        Task → the worker that was given it, by the same.
     """
 
     def __init__(
@@ -50,16 +52,18 @@ class Admission:
         estimates: Estimates,
         log: BoundLogger,
         running: Callable[[WorkerState], Collection[TaskState]],
+        where: Callable[[TaskState], WorkerState | None],
     ) -> None:
         self._scheduler = scheduler
         self._estimates = estimates
         self._log = log
         self._running = running
+        self._where = where
         self.memory = Memory()
         self._terminate, self._target = _share("terminate", 1.0), _share("target", 1.0)
         self._spills = bool(dask.config.get("distributed.worker.memory.spill"))
         self._suspicious: dict[TaskState, int] = {}
-        """As it was when the task was sent to its worker."""
+        """As it was when the task was sent to its worker; 0 where it is not in here."""
         self._lost: dict[WorkerState, list[TaskState]] = {}
         self._ran: dict[WorkerState, set[TaskState]] = {}
         self._killed_at_s: dict[str, float] = {}
@@ -77,7 +81,7 @@ class Admission:
     def fits(self, task: TaskState, worker: WorkerState) -> bool:
         """Whether a worker may be given a task now."""
         memory = self.memory
-        if not (memory.lessons or memory.refused or memory.proven_bytes) and self._estimates.peak_bytes(task) is None:
+        if not memory.is_wary and self._estimates.peak_bytes(task) is None:
             return True
         function, need_bytes, _ = self._need(task)
         if not need_bytes and not memory.lessons and not memory.refused:
@@ -123,26 +127,43 @@ class Admission:
     def transition(self, task: TaskState, start: str, finish: str) -> None:
         """To be called before whoever knows what runs where forgets it."""
         if finish == "processing":
-            worker = task.processing_on
-            assert worker is not None
-            function, need_bytes, is_known = self._need(task)
-            self.memory.given(task, worker, function, need_bytes, is_known, time.time())
-            self._suspicious[task] = task.suspicious
+            if task.suspicious:
+                self._suspicious[task] = task.suspicious
+            if self.memory.is_wary or not self._estimates.is_light(task):
+                self._given(task, task.processing_on)
         elif start == "processing":
-            self._ended(task, finish)
+            if finish == "memory":
+                self._over(task, is_done=True)
+            else:
+                self._taken(task)
         if finish == "forgotten":
             self.memory.forget(task)
 
-    def _ended(self, task: TaskState, finish: str) -> None:
+    def _given(self, task: TaskState, worker: WorkerState | None) -> None:
+        assert worker is not None
+        function, need_bytes, is_known = self._need(task)
+        self.memory.given(task, worker, function, need_bytes, is_known, time.time())
+
+    def _over(self, task: TaskState, *, is_done: bool) -> None:
+        if self._suspicious:
+            self._suspicious.pop(task, None)
+        self.memory.ended(task, is_done=is_done)
+
+    def _taken(self, task: TaskState) -> None:
         worker = self.memory.worker(task)
-        if worker is not None and self._scheduler.workers.get(worker.address) is not worker:  # its end is judged below
-            if worker not in self._lost:
-                self._lost[worker] = []
-                self._ran[worker] = {*self._running(worker), *worker.executing}
-            self._lost[worker].append(task)
+        is_light = worker is None
+        if is_light:
+            worker = self._where(task)
+        if worker is None or self._scheduler.workers.get(worker.address) is worker:
+            self._over(task, is_done=False)
             return
-        self._suspicious.pop(task, None)
-        self.memory.ended(task, is_done=finish == "memory")
+        # Its end is judged below, and then each of its tasks counts.
+        if worker not in self._lost:
+            self._lost[worker] = []
+            self._ran[worker] = {*self._running(worker), *worker.executing}
+        self._lost[worker].append(task)
+        if is_light:
+            self._given(task, worker)
 
     def log_event(self, topic: str, message: Any) -> None:
         """Hear what nannies say."""
@@ -154,7 +175,7 @@ class Admission:
     def remove_worker(self, worker: WorkerState) -> None:
         """Dask has taken its tasks back, and has counted its death against each of them, unless it was meant to end."""
         lost, ran = self._lost.pop(worker, []), self._ran.pop(worker, set())
-        suspicious = {task: self._suspicious.pop(task, task.suspicious) for task in lost}
+        suspicious = {task: self._suspicious.pop(task, 0) for task in lost}
         blamed = [task for task in lost if task.suspicious > suspicious[task]]
         if blamed:
             self._judge(worker, blamed, ran)

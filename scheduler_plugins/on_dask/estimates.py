@@ -13,15 +13,24 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
-from math import exp, inf, isfinite, log, log1p
+from math import exp, inf, isfinite, log
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distributed.comm.addressing import get_address_host
 
-from scheduler_plugins.learn.features import features_of
 from scheduler_plugins.learn.links import Links
-from scheduler_plugins.learn.protocol import Observation, TaskFeatures
+from scheduler_plugins.learn.protocol import Observation
+from scheduler_plugins.on_dask.late import Late
+from scheduler_plugins.on_dask.reading import (
+    CALM,
+    MOST_INPUTS,
+    NAME,
+    SMALL_BYTES,
+    Kinds,
+    Seen,
+    features_of_task,
+    read,
+)
 from swarm.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -29,10 +38,7 @@ if TYPE_CHECKING:
     from distributed.scheduler import TaskState, WorkerState
 
     from scheduler_plugins.io.models import Models
-    from scheduler_plugins.learn.costs import Costs, Function, Key
-
-NAME = "swarm"
-"""Of the entry in a task's metadata in which the worker's agents say what memory it took."""
+    from scheduler_plugins.learn.costs import Costs, Key
 
 PRIOR_P90, PRIOR_P99 = exp(1.2816), exp(2.3263)
 """Over p50, where only the prior speaks: a standard deviation of a factor of e."""
@@ -41,19 +47,9 @@ MOST_FUNCTIONS = 2_000
 """That are remembered, at some 20 kB each."""
 MOST_WAITING = 10_000
 """Finished tasks that wait for the model; beyond, the oldest are forgotten."""
-MATURE = 32
-"""Tasks after which it is known which model does best."""
-SHORT_S = 0.01
-MANY = 8
-"""Tasks whose keys have a prefix in common, from which on it tells them from others that call the same."""
-MOST_INPUTS = 64
-"""Inputs of a task that are looked at; of more, these stand for all."""
+LARGE_BYTES = 1_000_000
+"""A fetch of less than `SMALL_BYTES` shows the latency, one of more than this the bandwidth of a link."""
 
-SMALL_BYTES, LARGE_BYTES = 65_536, 1_000_000
-"""A fetch of less shows the latency, one of more the bandwidth of a link."""
-
-CHANGE_SPREAD = 0.3
-"""Standard deviation of what a worker's log factor may have become since its last task ended."""
 LEAST_NOISE = 0.15
 """Of the log duration of a task that still runs: it may be the task and not the worker."""
 HALF_LIFE_S = 60.0
@@ -83,76 +79,6 @@ class Estimate(NamedTuple):
     """Median; None: not known."""
     peak_bytes: float | None
     """Resident memory that it adds while it runs, 90 %; None: not known."""
-
-
-class _Task:
-    """What was read from a task, and what was said of it."""
-
-    __slots__ = ("estimate", "features", "function", "is_alike", "is_open", "key", "version", "x")
-
-    def __init__(self, features: TaskFeatures, x: tuple[float, ...], is_open: bool) -> None:
-        self.features = features
-        self.key: Key = (features.function, features.names)
-        self.x = x
-        self.is_open = is_open
-        """Whether an input had no size yet."""
-        self.is_alike = False
-        """Whether it stands for all tasks of its function."""
-        self.function: Function | None = None
-        self.version = -2
-        self.estimate: Estimate | None = None
-
-
-class _Alike:
-    """Functions whose tasks all take about the same, whatever their arguments.
-
-    Where a model without arguments has done best so far, one task in eight is read as any other, lest it be missed when
-    arguments begin to matter; the others need not be read. Of those that are short, one in four teaches.
-    """
-
-    def __init__(self) -> None:
-        self._of: dict[Any, _Task] = {}
-        """Function and key prefix → what stands for such tasks."""
-        self._count = 0
-
-    def get(self, ts: TaskState) -> _Task | None:
-        if ts.dependencies or not self._of:
-            return None
-        self._count += 1
-        if self._count % 8 == 0:
-            return None
-        try:
-            return self._of.get((ts.run_spec.func, ts.prefix.name))  # type: ignore[union-attr]
-        except (AttributeError, TypeError):  # it calls nothing, or what can't be hashed
-            return None
-
-    def learned(self, ts: TaskState, task: _Task) -> None:
-        """A task has taught its function something."""
-        function = task.function
-        if task.is_alike or ts.dependencies or function is None or function.duration.age < MATURE:
-            return
-        try:
-            kind = (ts.run_spec.func, ts.prefix.name)  # type: ignore[union-attr]
-            if function.duration.source not in ("average", "recent"):
-                self._of.pop(kind, None)
-            elif kind not in self._of:
-                if len(self._of) >= MOST_FUNCTIONS:
-                    self._of.clear()
-                alike = self._of[kind] = _Task(task.features, task.x, False)
-                alike.is_alike = True
-        except (AttributeError, TypeError):
-            return
-
-    def skipped(self, details: Mapping[str, Any]) -> float | None:
-        """How long a short task ran that teaches nothing."""
-        self._count += 1
-        if self._count % 4 == 0:
-            return None
-        spans = details.get("startstops")
-        if not spans or len(spans) != 1 or spans[0].get("action") != "compute":
-            return None
-        took_s = spans[0]["stop"] - spans[0]["start"]
-        return took_s if 0.0 <= took_s < SHORT_S else None
 
 
 class Estimates:
@@ -185,15 +111,13 @@ class Estimates:
         self._costs = costs
         self._models = models
         self._on_failure = on_failure or _log
-        self._tasks: dict[TaskState, _Task] = {}
-        self._alike = _Alike()
+        self._tasks: dict[TaskState, Seen] = {}
+        self._kinds = Kinds(self._is_known)
         self._waiting: deque[tuple[Key, tuple[float, ...], str, Observation]] = deque(maxlen=MOST_WAITING)
         self._hosts: dict[str, str] = {}
         self._at_least: dict[Key, float] = {}
         """Function of which no task has ended → what one is thought to take, as one has run for so long already."""
-        self._late: dict[str, dict[TaskState, tuple[float, float]]] = {}
-        self._late_on: dict[TaskState, str] = {}
-        self._lift: dict[str, float] = {}
+        self._late = Late()
         self._beside: ThreadPoolExecutor | None = None
         self._stop = threading.Event()
         self._learning: asyncio.Future[None] | None = None
@@ -249,9 +173,7 @@ class Estimates:
             costs.speeds.fade(0.5 ** (passed_s / HALF_LIFE_S))
         for key in [key for key in self._at_least if costs.function(key) is not None]:
             del self._at_least[key]
-        for task, address in list(self._late_on.items()):
-            if task.processing_on is None or task.processing_on.address != address:
-                self.stopped(task)
+        self._late.tidy()
         if self._beside is None or self._stop.is_set():
             return
         if costs.pending and (self._learning is None or self._learning.done()):
@@ -287,40 +209,52 @@ class Estimates:
 
     def of(self, ts: TaskState) -> Estimate:
         """What a task will take on a worker of average speed."""
-        task = self._tasks.get(ts)
-        if task is None:
-            task = self._tasks[ts] = self._alike.get(ts) or _read(ts)
-        elif task.is_open and not ts.waiting_on:
-            task = self._tasks[ts] = _read(ts, task.features)
-        function = task.function
-        if function is not None and task.version == function.version:
-            return task.estimate  # type: ignore[return-value] # there is one where there is a version
-        return self._renewed(ts, task)
+        seen = self._tasks.get(ts)
+        if seen is None:
+            seen = self._tasks[ts] = self._kinds.seen(ts)
+        elif seen.is_open and (seen.stands or not ts.waiting_on):
+            seen = self._tasks[ts] = self._kinds.seen(ts) if seen.stands else read(ts, seen.features)
+        function = seen.function
+        if function is not None and seen.version == function.version:
+            return seen.estimate  # type: ignore[return-value] # there is one where there is a version
+        return self._renewed(ts, seen)
 
-    def _renewed(self, ts: TaskState, task: _Task) -> Estimate:
-        function = None if self._costs is None else self._costs.function(task.key)
-        task.function = function
+    def _renewed(self, ts: TaskState, seen: Seen) -> Estimate:
+        function = None if self._costs is None else self._costs.function(seen.key)
+        if function is not None and seen.stands and not seen.kind.is_alike:  # type: ignore[union-attr] # it has one
+            seen.kind.dissolve()  # type: ignore[union-attr] # it stood for all as long as nothing was known
+            seen = self._tasks[ts] = self._kinds.seen(ts)
+            function = self._costs.function(seen.key)  # type: ignore[union-attr] # nor has the model gone
+        seen.function = function
         if function is None:
-            return self._of_unknown(ts, task)
-        estimate = function.said.get(task.x)
+            return self._of_unknown(ts, seen)
+        estimate = function.said.get(seen.x)
         if estimate is None:
             assert self._costs is not None
-            estimate = Estimate(*self._costs.say(function, task.x))
-            function.said[task.x] = estimate
-        task.version = function.version
-        task.estimate = estimate
+            estimate = Estimate(*self._costs.say(function, seen.x))
+            function.said[seen.x] = estimate
+        seen.version = function.version
+        seen.estimate = estimate
         return estimate
 
-    def _of_unknown(self, ts: TaskState, task: _Task) -> Estimate:
+    def _is_known(self, key: Key) -> bool:
+        return self._costs is not None and self._costs.function(key) is not None
+
+    def is_light(self, ts: TaskState) -> bool:
+        """Whether a task is one of many, short and small as all of them have been for long."""
+        seen = self._tasks.get(ts)
+        return seen is not None and seen.stands and seen.kind.calm >= CALM  # type: ignore[union-attr] # it has one
+
+    def _of_unknown(self, ts: TaskState, seen: Seen) -> Estimate:
         p50_s, samples = ts.prefix.duration_average, 0
         if not 0.0 <= p50_s <= LONGEST_S:  # -1 where Dask does not know either
             p50_s = self._scheduler.UNKNOWN_TASK_DURATION
         elif self._costs is None:
             samples = 1  # until the model is there, what Dask has seen is what there is to go by
-        p50_s = max(p50_s, SHORTEST_S, self._at_least.get(task.key, 0.0))
-        if task.estimate is None or task.estimate.p50_s != p50_s or task.estimate.samples != samples:
-            task.estimate = Estimate(p50_s, p50_s * PRIOR_P90, p50_s * PRIOR_P99, samples, 1.0, None, None)
-        return task.estimate
+        p50_s = max(p50_s, SHORTEST_S, self._at_least.get(seen.key, 0.0))
+        if seen.estimate is None or seen.estimate.p50_s != p50_s or seen.estimate.samples != samples:
+            seen.estimate = Estimate(p50_s, p50_s * PRIOR_P90, p50_s * PRIOR_P99, samples, 1.0, None, None)
+        return seen.estimate
 
     def peak_bytes(self, ts: TaskState) -> float | None:
         """`Estimate.peak_bytes`, if it was ever seen; None where nothing but bounds are known."""
@@ -334,25 +268,25 @@ class Estimates:
         """Duration on this worker, over that on an average one."""
         address = ws.address
         level = 0.0 if self._costs is None else self._costs.speeds.log_factor(address)
-        task = self._tasks.get(ts)
-        if task is not None and (function := task.function) is not None and function.local:
+        seen = self._tasks.get(ts)
+        if seen is not None and (function := seen.function) is not None and function.local:
             local = function.local.get(address)
             if local is not None:
                 level += local.value
-        if self._lift:
-            level += self._lift.get(address, 0.0)
+        if self._late.lift:
+            level += self._late.lift.get(address, 0.0)
         return exp(level)
 
     def worker_factor(self, ws: WorkerState) -> tuple[float, float]:
         """Durations on this worker, over those on an average one, and the ratio by which that may well be wrong."""
         speeds = None if self._costs is None else self._costs.speeds
         level, doubt = (0.0, 0.0) if speeds is None else (speeds.log_factor(ws.address), speeds.doubt(ws.address))
-        return exp(level + self._lift.get(ws.address, 0.0)), exp(doubt)
+        return exp(level + self._late.lift.get(ws.address, 0.0)), exp(doubt)
 
     def function(self, ts: TaskState) -> str:
         """The qualified name of what a task calls; "data" where it calls nothing."""
-        task = self._tasks.get(ts)
-        features = _features(ts) if task is None else task.features
+        seen = self._tasks.get(ts)
+        features = features_of_task(ts) if seen is None else seen.features
         return features.function.partition("#")[0]
 
     def told(self, ts: TaskState, ws: WorkerState) -> tuple[float, float, int, str]:
@@ -396,27 +330,43 @@ class Estimates:
         details
             What `SchedulerPlugin.transition` is given for processing → memory: startstops, nbytes, metadata.
         """
-        task = self._tasks.get(ts)
-        if task is None or task.is_open:
-            task = self._tasks[ts] = _read(ts, None if task is None else task.features)
-        if ts in self._late_on:
-            self.stopped(ts)
-        if task.is_alike and (took_s := self._alike.skipped(details)) is not None:
-            return took_s
+        seen = self._tasks.get(ts)
+        if self._late.on and ts in self._late.on:
+            self._late.stopped(ts)
+        observation = None
         try:
+            if seen is None:
+                seen = self._kinds.seen(ts)
+            if seen.kind is not None and (took_s := seen.kind.saw(details)) is not None:
+                return took_s
+            if seen.stands:
+                seen = self._kinds.own(ts, seen)
+            elif seen.is_open:
+                seen = read(ts, seen.features)
             observation = self._observation(ts, ws_address, details)
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
-            observation = None
+            pass
         if observation is None:
             self.malformed += 1
             return None
+        assert seen is not None
+        self._tasks[ts] = seen
         if self._costs is None:
-            self._waiting.append((task.key, task.x, ws_address, observation))
+            self._waiting.append((seen.key, seen.x, ws_address, observation))
         else:
             self._has_learned = True
-            self._costs.learn(task.key, task.x, ws_address, observation)
-            self._alike.learned(ts, task)
+            self._costs.learn(seen.key, seen.x, ws_address, observation)
+            if seen.kind is not None:
+                self._learned(seen)
         return observation.duration_s
+
+    def _learned(self, seen: Seen) -> None:
+        """A task without inputs has taught its function something."""
+        assert self._costs is not None
+        assert seen.kind is not None
+        seen.function = self._costs.function(seen.key)
+        if seen.function is not None:
+            seen.kind.learned(seen)
 
     def _observation(self, ts: TaskState, address: str, details: Mapping[str, Any]) -> Observation | None:
         """What it took, or None when nobody said so."""
@@ -465,26 +415,15 @@ class Estimates:
             self.links.saw_bandwidth(here, there, size / max(seconds - self.links.latency_s(here, there), 1e-3))
 
     def running_for(self, ts: TaskState, ws_address: str, elapsed_s: float) -> None:
-        """A task still runs there. If it should have ended, its worker may be slower than is known, for now.
-
-        The worker's log factor is where a normal prior around what is known, and the shortest duration that each such
-        task can have, balance: one task that varies a lot says little, several or a steady one a lot.
-        """
+        """A task still runs there. If it should have ended, its worker may be slower than is known, for now."""
         estimate = self.of(ts)
         if not estimate.samples or not estimate.p90_s < elapsed_s < inf:
-            if ts in self._late_on:
-                self.stopped(ts)
+            self._late.stopped(ts)
             return
         noise = max(log(estimate.p90_s / estimate.p50_s) / 1.2816, LEAST_NOISE)
         beyond = log(elapsed_s / estimate.p50_s) - self._known_level(ts, ws_address)
-        if beyond < 1.2816 * noise:
-            return
-        if self._late_on.get(ts, ws_address) != ws_address:
-            self.stopped(ts)
-        weight = 1.0 / (noise * noise)
-        self._late_on[ts] = ws_address
-        self._late.setdefault(ws_address, {})[ts] = (weight, weight * beyond)
-        self._balance(ws_address)
+        if beyond >= 1.2816 * noise:
+            self._late.runs(ts, ws_address, beyond, noise)
 
     def is_longer(self, ts: TaskState, elapsed_s: float) -> bool:
         """A task still runs of whose function none has ended; whether all such are now thought to take longer.
@@ -519,31 +458,18 @@ class Estimates:
 
     def stopped(self, ts: TaskState) -> None:
         """A task does not run any more where it ran: finished, failed, taken back."""
-        address = self._late_on.pop(ts, None)
-        if address is not None and (late := self._late.get(address)) is not None:
-            late.pop(ts, None)
-            self._balance(address)
-
-    def _balance(self, address: str) -> None:
-        late = self._late[address]
-        if not late:
-            del self._late[address]
-            self._lift.pop(address, None)
-            return
-        weight = sum(weight for weight, _ in late.values())
-        self._lift[address] = sum(pull for _, pull in late.values()) / (weight + 1.0 / CHANGE_SPREAD**2)
+        self._late.stopped(ts)
 
     def forget(self, ts: TaskState) -> None:
         """The scheduler has forgotten a task."""
         self._tasks.pop(ts, None)
-        if ts in self._late_on:
-            self.stopped(ts)
+        if self._late.on:
+            self._late.stopped(ts)
 
     def worker_left(self, address: str) -> None:
         if self._costs is not None:
             self._costs.speeds.forget(address)
-        for ts in list(self._late.get(address, ())):
-            self.stopped(ts)
+        self._late.worker_left(address)
         self._hosts.pop(address, None)
 
     # -- from run to run -------------------------------------------------------------------------------------------
@@ -578,52 +504,6 @@ class Estimates:
         """Called by the thread that writes, after each slice: the event loop comes first."""
         if not self._stop.is_set():
             self._stop.wait(PAUSE_S)
-
-
-def _read(ts: TaskState, features: TaskFeatures | None = None) -> _Task:
-    """What a task calls, with which arguments and inputs."""
-    if features is None:
-        features = _features(ts)
-    dependencies = ts.dependencies
-    count = len(dependencies)
-    if not count:
-        return _Task(features, (*features.terms, 0.0, 0.0, _ALONE), False)
-    is_open, size = False, 0.0
-    for dependency in dependencies if count <= MOST_INPUTS else islice(dependencies, MOST_INPUTS):
-        if dependency.nbytes < 0:
-            is_open = True
-            size += _usual_bytes(dependency)
-        else:
-            size += dependency.nbytes
-    if count > MOST_INPUTS:
-        size *= count / MOST_INPUTS
-    return _Task(features, (*features.terms, log1p(size), log1p(count), _ALONE), is_open)
-
-
-_ALONE = log1p(1)
-"""The term for what else runs on the host: nobody knows that before a task is placed."""
-
-
-def _features(ts: TaskState) -> TaskFeatures:
-    prefix = ts.prefix
-    try:
-        features = features_of(ts.run_spec)
-    except Exception:  # noqa: BLE001 - arguments are whatever people pass
-        return TaskFeatures(f"unreadable {prefix.name}")
-    function = features.function
-    if function.partition("#")[0].endswith(prefix.name) or sum(prefix.states.values()) < MANY:
-        return features
-    # The same function may do different things under different names, as Dask's own does that runs fused tasks; but
-    # where every key has a name of its own, names say nothing.
-    return features._replace(function=f"{function} {prefix.name}")
-
-
-def _usual_bytes(ts: TaskState) -> float:
-    """What tasks with such a key have returned, on average."""
-    prefix = ts.prefix
-    states = prefix.states
-    returned = states["memory"] + states["released"] + states["forgotten"]
-    return max(prefix.nbytes_total, 0) / returned if returned else 0.0
 
 
 # -- beside the event loop -------------------------------------------------------------------------------------------

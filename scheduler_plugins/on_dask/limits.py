@@ -70,6 +70,8 @@ class TaskLimits:
         self._let_go = let_go
         self._default = default
         self._limits = Limits(default, rng)
+        self.is_asked_for = self._limits.is_asked_for
+        """Whether any task has a limit; else neither `transition` nor `may_run` nor `rests` need be called."""
         self._failing: dict[Key, SettingsError] = {}
         self._lost_since_s: dict[WorkerState, float] = {}
 
@@ -118,6 +120,7 @@ class TaskLimits:
             task = known.get(key)
             if task is None or not task.annotations or ANNOTATIONS.keys().isdisjoint(task.annotations):
                 continue
+            self.is_asked_for = True
             try:
                 self._limits.set_limit(task, read(task.annotations, self._default))
             except SettingsError as error:
@@ -147,6 +150,7 @@ class TaskLimits:
     def look(self) -> None:
         """What time alone shows."""
         self._fail_malformed()
+        self.is_asked_for = self._limits.is_asked_for
         now_s = time.time()
         for task, worker, ran_s in self._limits.too_long(now_s, _worker_of, self._ran_s):
             self._take(task, worker, ran_s, now_s)

@@ -14,6 +14,7 @@ from tornado.ioloop import PeriodicCallback
 from scheduler_plugins.decide.limits import Limit
 from scheduler_plugins.io.models import Models
 from scheduler_plugins.on_dask.admission import Admission
+from scheduler_plugins.on_dask.choosing import Choosing
 from scheduler_plugins.on_dask.estimates import Estimates
 from scheduler_plugins.on_dask.held import HeldThreads
 from scheduler_plugins.on_dask.limits import TaskLimits
@@ -36,6 +37,7 @@ LOOK_S = 0.1
 TICK_S = 1.0
 PART, WHY, LIMITS, COPIES, MEMORY = "placement", "why", "limits", "copies", "memory"
 """What the guard calls it, what remembers its decisions, what ends tasks that run too long, and what copies them."""
+STRATEGY = "strategy"
 
 
 class Mind:
@@ -46,23 +48,34 @@ class Mind:
     """
 
     def __init__(
-        self, scheduler: Scheduler, guard: Guard, log: BoundLogger, state_directory: str | None, limit: Limit = NO_LIMIT
+        self,
+        scheduler: Scheduler,
+        guard: Guard,
+        log: BoundLogger,
+        state_directory: str | None,
+        limit: Limit = NO_LIMIT,
+        *,
+        tune_when_idle: bool = False,
     ) -> None:
         self._scheduler = scheduler
         self._guard = guard
         self._log = log
-        models = None if state_directory is None else Models(Path(state_directory).expanduser())
+        folder = None if state_directory is None else Path(state_directory).expanduser()
+        models = None if folder is None else Models(folder)
         self.estimates = Estimates(scheduler, models=models, on_failure=self._on_trouble)
         self.why = Why(self.estimates, self._on_why_failure)
         self.placing = Placing(
             scheduler, self.estimates, self._on_failure, self.why.chosen, self._on_recall, self._fits
+        )
+        self.choosing = Choosing(
+            scheduler, self.placing, log, folder, self._on_strategy_failure, tune_when_idle=tune_when_idle
         )
         self.held = HeldThreads(scheduler, self._on_held, self._on_held_failure)
         rng = Random(0)  # noqa: S311 - how long tasks rest is no secret
         self.limits = TaskLimits(
             scheduler, limit, self.held, rng, log, began_s=self._began_s, let_go=self.placing.let_go
         )
-        self.admission = Admission(scheduler, self.estimates, log, self._running_on)
+        self.admission = Admission(scheduler, self.estimates, log, self._running_on, self._worker_of)
         self._look = PeriodicCallback(self._on_look, LOOK_S * 1000)
         self._ticked_at_s = 0.0
         self.is_on = False
@@ -74,6 +87,8 @@ class Mind:
             undo.callback(self.estimates.close)
             undo.callback(self.placing.uninstall)
             await self.placing.install()
+            undo.callback(self.choosing.stop)
+            self.choosing.start()
             self.held.install()
             undo.callback(self.held.uninstall)
             self.limits.install()
@@ -100,6 +115,8 @@ class Mind:
         if self.is_on:
             self.is_on = False
             self._look.stop()
+            with self._guard(STRATEGY):
+                self.choosing.stop()
             self.speculating.copies.uninstall()
             for out in (self.limits.uninstall, self.held.uninstall):
                 with self._guard(LIMITS):
@@ -110,6 +127,7 @@ class Mind:
     async def close(self) -> None:
         """The scheduler closes: save what was learned."""
         await self.estimates.stop()
+        await self.choosing.close()
         self.stop()
 
     def _on_trouble(self, what: str, error: Exception) -> None:
@@ -140,6 +158,9 @@ class Mind:
         if not self._guard.is_on(COPIES):
             self.speculating.copies.uninstall()
 
+    def _on_strategy_failure(self, error: Exception) -> None:
+        self._guard.failed(STRATEGY, error)
+
     def _on_held(self, worker: WorkerState) -> None:
         self.placing.placement.hold(worker, self.held.count(worker), time.time())
 
@@ -151,7 +172,9 @@ class Mind:
 
     def _fits(self, task: TaskState, worker: WorkerState) -> bool:
         """Whether a worker may be given a task now."""
-        if not self.limits.may_run(task, worker) or self.held.blocks(task, worker):
+        if self.limits.is_asked_for and not self.limits.may_run(task, worker):
+            return False
+        if self.held.blocks(task, worker):
             return False
         if MEMORY not in self._guard.off:
             try:
@@ -163,6 +186,10 @@ class Mind:
     def _running_on(self, worker: WorkerState) -> Collection[TaskState]:
         view = self.placing.placement.views.get(worker)
         return () if view is None else view.load.running
+
+    def _worker_of(self, task: TaskState) -> WorkerState | None:
+        view = self.placing.placement.view(task)
+        return None if view is None else view.worker
 
     def _part(self, name: str, do: Callable[..., None], *arguments: Any) -> None:
         """Run what goes on without placement, and placement without it."""
@@ -183,6 +210,7 @@ class Mind:
     def _look_around(self) -> None:
         self._part(LIMITS, self.limits.look)
         self._part(MEMORY, self.admission.look)
+        self._part(STRATEGY, self.choosing.look)
         late = self.placing.look()
         if late:
             self._part(COPIES, self.speculating.look, late, self.placing.worked_s, time.time())
@@ -210,6 +238,7 @@ class Mind:
         self._part(MEMORY, self.admission.log_event, topic, message)
 
     def update_graph(self, tasks: Collection[Key]) -> None:
+        self._part(STRATEGY, self.choosing.update_graph, tasks)
         self._guarded(self.placing.update_graph, tasks)
         self._part(LIMITS, self.limits.update_graph, tasks)
 
@@ -222,7 +251,9 @@ class Mind:
             took_s = None
             if finish == "memory" and start == "processing" and (address := details.get("worker")):
                 took_s = self.estimates.finished(task, address, details)
-            self.limits.transition(task, start, finish)
+            has_limits = self.limits.is_asked_for
+            if has_limits:
+                self.limits.transition(task, start, finish)
             if MEMORY not in self._guard.off:
                 try:
                     self.admission.transition(task, start, finish)
@@ -230,7 +261,7 @@ class Mind:
                     self._guard.failed(MEMORY, error)
             self.placing.transition(task, start, finish, took_s)
             self.why.transition(task, start, finish, details)
-            if finish == "queued" and self.limits.rests(task):
+            if has_limits and finish == "queued" and self.limits.rests(task):
                 self.placing.hold_back(task)
                 self.why.waits(task, "it has failed, and rests before it is tried again")
             if finish == "forgotten":

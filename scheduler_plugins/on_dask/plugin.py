@@ -89,7 +89,7 @@ class SwarmPlugin(SchedulerPlugin):
         self.members = Membership(scheduler, self.resolved, self.loop.take)
         settings = self.resolved.settings
         limit = Limit(settings.task_timeout, settings.task_retries, settings.task_backoff)
-        self.mind = Mind(scheduler, self.guard, self.log, folder, limit)
+        self.mind = Mind(scheduler, self.guard, self.log, folder, limit, tune_when_idle=settings.tune_when_idle)
         for feature, reason in selftest.missing(scheduler).items():
             self.guard.switch_off(feature, reason)
         if self.resolved.settings.load_balancing and self.guard.is_on(PART):

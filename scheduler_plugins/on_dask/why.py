@@ -75,12 +75,12 @@ class Why:
             return
         try:
             if finish == "queued":
-                last = self._finished
-                entry = ("ready", time.time(), last.key if last is not None and last in task.dependencies else None)
-                if task.key in self._open or task.key in self._over:
-                    self._story(task.key).append(entry)
+                key, last = task.key, self._finished
+                with_ = last.key if last is not None and task.dependencies and last in task.dependencies else None
+                if key in self._open or key in self._over:
+                    self._story(key).append(("ready", time.time(), with_))
                 else:
-                    self._open[task.key] = [entry]
+                    self._open[key] = [("ready", time.time(), with_)]
             elif finish == "processing":
                 if start != "queued" and task.processing_on is not None:  # `chosen` tells what comes from our pool
                     self._story(task.key).append(("given by Dask", time.time(), task.processing_on.address))

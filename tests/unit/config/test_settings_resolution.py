@@ -17,8 +17,8 @@ from swarm.errors import SettingsConflictError, SettingsError
 FILE = "file swarm_config.json"
 TOP = (
     "max_agents, channel_size, monitoring_interval, optimization_interval, "
-    "fault_tolerance, load_balancing, auto_scaling, state_directory, task_timeout, task_retries, task_backoff, "
-    "performance_thresholds"
+    "fault_tolerance, load_balancing, auto_scaling, state_directory, tune_when_idle, task_timeout, task_retries, "
+    "task_backoff, performance_thresholds"
 )
 BYTES = 'a whole number from 4096 to 1073741824 (bytes, or text such as "1MiB")'
 SECONDS = 'a number from 0.05 to 3600 (seconds, or text such as "500ms")'
@@ -34,6 +34,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "load_balancing": st.booleans(),
     "auto_scaling": st.booleans(),
     "state_directory": st.none() | st.sampled_from(["/var/lib/swarm", "~/my state", "Zustände"]),
+    "tune_when_idle": st.booleans(),
     "task_timeout": st.none() | st.floats(0.05, 2_592_000),
     "task_retries": st.integers(0, 100),
     "task_backoff": st.floats(0, 3600),
@@ -64,6 +65,7 @@ def test_defaults() -> None:
         "load_balancing": True,
         "auto_scaling": True,
         "state_directory": None,
+        "tune_when_idle": False,
         "task_timeout": None,
         "task_retries": 3,
         "task_backoff": 1.0,

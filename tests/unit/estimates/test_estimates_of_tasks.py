@@ -398,7 +398,7 @@ def test_a_late_task_that_is_taken_away_falls_off(known: Estimates, tasks: Tasks
     assert known.worker_factor(tasks.worker(HERE))[0] == before, "a task runs in one place"
     known.worker_left(THERE)
     assert known.worker_factor(tasks.worker(THERE))[0] == 1.0
-    assert not known._late_on
+    assert not known._late.on
 
 
 def test_a_late_task_of_an_unknown_function_says_nothing(known: Estimates, tasks: Tasks) -> None:
