@@ -53,12 +53,15 @@ WAITING_BYTES = 64e6
 """Predicted results of the tasks that wait on one worker."""
 TRIES = 4
 """Tasks that a worker may decline before it is left idle, and workers that may before the slower ones are not asked."""
+MOST_STALE = 4
+"""Items on a shelf, over the tasks that are ready there, from which on it is tidied."""
 LOOKS = 16
 """Tasks that may not fit on a worker before it is left idle."""
 
 
 ROOTS, ANYWHERE = "roots", "anywhere"
 """Homes of tasks that have none: those that begin something new, and those that go on with something."""
+_NOWHERE = (ROOTS, ANYWHERE)
 
 
 class Cost(NamedTuple):
@@ -155,20 +158,42 @@ class Shelf:
         """Under which its worker is found among those with most to do."""
 
     def put(self, entry: Entry, serial: int) -> None:
+        heappush(self._order, self._put_by_rank(entry, serial))
+        if len(self._order) + len(self.heaps[entry.place]) > MOST_STALE * (self.count + 16):
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Drop what is no longer ready, and what was put more than once: it may never come up."""
+        first: dict[Entry, Item] = {}
+        for item in sorted(self._order):
+            if item[2].is_ready:
+                first.setdefault(item[2], item)
+        self._order = list(first.values())
+        self.heaps.clear()
+        self._places.clear()
+        for _, serial, entry in self._order:
+            self._put_by_rank(entry, serial)
+
+    def replace(self, entry: Entry, before: Place, serial: int) -> None:
+        """Its rank has changed; what was put before is passed over when it comes up."""
+        self._put_by_rank(entry, serial)
+        self.head(before)
+
+    def _put_by_rank(self, entry: Entry, serial: int) -> Item:
         heap = self.heaps.get(entry.place)
         if heap is None:
             heap = self.heaps[entry.place] = []
             insort(self._places, entry.place)
         item = (entry.priority, serial, entry)
         heappush(heap, item)
-        heappush(self._order, item)
+        return item
 
     def head(self, place: Place) -> Entry | None:
         """The first of this place that is still ready."""
         heap = self.heaps.get(place)
         while heap:
             entry = heap[0][2]
-            if entry.is_ready:
+            if entry.is_ready and entry.place == place:
                 return entry
             heappop(heap)
         if heap is not None:
@@ -330,7 +355,7 @@ class Placement:
             self._on.pop(task, None)
         shelf = self._shelves.get(worker)
         if shelf is not None:
-            for entry in [each for heap in shelf.heaps.values() for _, _, each in heap if each.is_ready]:
+            for entry in dict.fromkeys(each for heap in shelf.heaps.values() for _, _, each in heap if each.is_ready):
                 self._take_out(entry)
                 entry.home = ANYWHERE
                 self._shelve(entry)
@@ -482,7 +507,32 @@ class Placement:
         entry = self._entries.get(task)
         if entry is not None and -_step(max(rank_s, 1e-9)) != entry.place[1] >> 1:
             home, nbytes = entry.home, entry.input_bytes
-            self.ready(task, entry.priority, cost(task), rank_s, home, nbytes, is_last=entry.is_last)
+            known = cost(task)
+            if known.kind is not None:
+                self.ready(task, entry.priority, known, rank_s, home, nbytes, is_last=entry.is_last)
+            else:
+                self._replace(entry, known, rank_s)
+
+    def _replace(self, entry: Entry, cost: Cost, rank_s: float) -> None:
+        """It stays where it is in Dask's order, and goes elsewhere by rank."""
+        level, step = entry.place
+        homes, home, more_s = self._places[level][step], entry.home, cost.p50_s - entry.cost.p50_s
+        homes[home] -= 1
+        if not homes[home]:
+            del homes[home]
+            if not homes:
+                del self._places[level][step]
+        entry.cost = cost
+        entry.rank_s = max(rank_s, cost.p50_s)
+        entry.place = (level, -2 * _step(entry.rank_s) + entry.is_last)
+        homes = self._places[level].setdefault(entry.place[1], {})
+        homes[home] = homes.get(home, 0) + 1
+        self._serial += 1
+        shelf = self._shelves[home]
+        shelf.replace(entry, (level, step), self._serial)
+        shelf.seconds = max(shelf.seconds + more_s, 0.0)
+        self._pool_s = max(self._pool_s + more_s, 0.0)
+        self._weigh(home, shelf)
 
     def unready(self, task: Task) -> None:
         """A task does not wait for a worker any more: it was given to one, or is not wanted."""
@@ -744,10 +794,10 @@ class Placement:
 
     def _pick(self, view: WorkerView, now_s: float) -> Choice | None:
         """The best task for this worker, if any is."""
-        probe = self._probe()
-        if probe is not None:
+        if self._unknown and (probe := self._probe()) is not None:
             return Choice(probe, view.worker, "probe")
-        mine = [shelf for home in (view.worker, ANYWHERE, ROOTS) if (shelf := self._shelves.get(home)) is not None]
+        shelves = self._shelves
+        mine = [shelves[home] for home in (view.worker, ANYWHERE, ROOTS) if home in shelves]
         outlook = self._outlook(view, now_s)
         entry = self._critical(view, outlook.all_s)
         if entry is not None and self._suits(entry, view, outlook, now_s):
@@ -756,7 +806,9 @@ class Placement:
             mine = [shelf for shelf in mine if shelf is not self._shelves.get(ROOTS)]
         # What goes on with something comes before what begins something: so less lies in memory.
         candidates = [entry for shelf in mine if (entry := shelf.first()) is not None]
-        for entry in sorted(candidates, key=lambda each: (each.level, each.home == ROOTS, each.priority)):
+        if len(candidates) > 1:
+            candidates.sort(key=lambda each: (each.level, each.home == ROOTS, each.priority))
+        for entry in candidates:
             if self._suits(entry, view, outlook, now_s):
                 return Choice(entry.task, view.worker, "local" if entry.home is view.worker else "order")
         if outlook.faster_s < inf:
@@ -813,6 +865,8 @@ class Placement:
 
     def _others_s(self, entry: Entry, view: WorkerView, outlook: Outlook, now_s: float) -> float | None:
         """How soon others do the task, to whom this worker had better leave it; None: it had better take it."""
+        if entry.home in _NOWHERE and outlook.faster_s == inf:
+            return None
         here_s = entry.cost.p50_s * view.factor
         home = self.views.get(entry.home)
         if home is not None and home is not view and self._is_open(home.worker):

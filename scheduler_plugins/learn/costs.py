@@ -1,7 +1,4 @@
-"""The cost model: what every function costs, on every worker, learned from every task that finishes.
-
-Importing it takes a second (river): do it when the scheduler starts.
-"""
+"""The cost model: what every function costs, on every worker, learned from every task that finishes."""
 
 from __future__ import annotations
 
@@ -73,6 +70,12 @@ class Function:
             self.due = samples + min(max(samples >> 3, 1), _OFTEN)
 
 
+def import_river() -> None:
+    """Import what notices drift and grows trees."""
+    import river.drift
+    import river.tree  # noqa: F401 - for whoever looks it up among the modules
+
+
 class Costs:
     """Implements `CostModel`. Not for several threads, but for `learn_pending`, which may run on one of its own.
 
@@ -84,9 +87,15 @@ class Costs:
         Most functions that are remembered; those not seen for longest are forgotten.
     zoo
         Names of the models that compete for a duration.
+    with_river
+        Whether to import river now, which takes a second. Until somebody does (`import_river`), no drift is noticed.
     """
 
-    def __init__(self, rng: Random, *, functions: int = 10_000, zoo: Sequence[str] = ZOO) -> None:
+    def __init__(
+        self, rng: Random, *, functions: int = 10_000, zoo: Sequence[str] = ZOO, with_river: bool = True
+    ) -> None:
+        if with_river:
+            import_river()
         self.speeds = Speeds()
         self.ignored = 0
         """Observations that were not finite, or negative."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Sequence
 from math import ceil, inf, sqrt
-from typing import Any
-
-# All of river.drift comes with it, 0.9 s: import this module when the scheduler starts, not on its event loop.
-from river.drift import ADWIN
+from typing import TYPE_CHECKING, Any
 
 from scheduler_plugins.learn.models import DOUBTED, Model, Vector, finite, natural
+
+if TYPE_CHECKING:
+    from river.drift import ADWIN
 
 MATURE = 32
 """Tasks after which the models that do not lead are taught only now and then."""
@@ -150,7 +151,9 @@ class Quantity:
             return False
         drift = self._drift
         if drift is None:
-            drift = self._drift = ADWIN(clock=8)
+            drift = self._drift = _detector()
+            if drift is None:
+                return False
         drift.update(-3.0 if residual < -3.0 else min(residual, 3.0))
         if drift.drift_detected:
             self._start_over()
@@ -202,3 +205,9 @@ class Quantity:
         self.residuals.restore(state["residuals"])
         self.samples = natural(state["samples"])
         self._judged = min(self.samples, DOUBTED)
+
+
+def _detector() -> ADWIN | None:
+    """River's, once somebody has imported river: that takes a second, which the event loop has not."""
+    adwin = getattr(sys.modules.get("river.drift"), "ADWIN", None)
+    return None if adwin is None else adwin(clock=8)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any
-
-from river.tree import HoeffdingTreeRegressor
+from typing import TYPE_CHECKING, Any
 
 from scheduler_plugins.learn.models import Average, Vector, finite, natural
+
+if TYPE_CHECKING:
+    from river.tree import HoeffdingTreeRegressor
 
 Node = float | tuple[int, float, Any, Any]
 """A leaf's value, or (term, threshold, node if the term is at most that, node if it is more)."""
@@ -106,6 +107,8 @@ class Nursery:
     def _river(self, tree: Tree) -> tuple[HoeffdingTreeRegressor, list[int]]:
         epoch, grown, seen = self._growing.get(tree, (-1, None, [0]))
         if epoch != tree.epoch or grown is None:
+            from river.tree import HoeffdingTreeRegressor  # on this thread, not on the event loop: it takes a second
+
             grown, seen = HoeffdingTreeRegressor(grace_period=50, max_depth=DEPTH, leaf_prediction="mean"), [0]
             self._growing[tree] = (tree.epoch, grown, seen)
             if len(self._growing) > self._MOST_TREES:

@@ -137,6 +137,7 @@ class Estimates:
         if self._costs is None:
             made = loop.run_in_executor(self._beside, _make, self._models, self._stop)
             made.add_done_callback(self._on_made)
+            loop.run_in_executor(self._beside, _import_river).add_done_callback(self._on_done_beside)
 
     def _on_made(self, made: asyncio.Future[Costs]) -> None:
         if made.cancelled() or self._stop.is_set():
@@ -515,13 +516,19 @@ def _make(models: Models | None, stop: threading.Event) -> Costs:
 
     from scheduler_plugins.learn.costs import Costs
 
-    costs = Costs(Random(0), functions=MOST_FUNCTIONS)  # noqa: S311 - which tasks teach what is no secret
+    costs = Costs(Random(0), functions=MOST_FUNCTIONS, with_river=False)  # noqa: S311 - which tasks teach what is no secret
     if models is not None and (state := models.read(lambda: stop.wait(PAUSE_S))) is not None:
         try:
             costs.merge(state)
         except ValueError as error:
             models.put_aside(error)
     return costs
+
+
+def _import_river() -> None:
+    from scheduler_plugins.learn.costs import import_river
+
+    import_river()
 
 
 def _drained(states: deque[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

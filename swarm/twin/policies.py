@@ -27,6 +27,8 @@ class Policy:
     """Seed → more plugins of the scheduler."""
     agents: bool = False
     """Whether the workers run swarm's agents, as with `dask worker --preload swarm.agents`."""
+    copies: int = 0
+    """Of one task, that it may run beside it."""
 
 
 class RandomPlacement(SchedulerPlugin):
@@ -58,7 +60,7 @@ POLICIES = {
         },
         plugins=lambda seed: (RandomPlacement(seed),),
     ),
-    "swarm": Policy("swarm", preload=("scheduler_plugins",), agents=True),
+    "swarm": Policy("swarm", preload=("scheduler_plugins",), agents=True, copies=2),
 }
 
 

@@ -91,13 +91,21 @@ class Recorder:
     def started_count(self) -> int:
         return len(self.executions)
 
-    def broken(self, work: Work, *, is_finished: bool) -> list[str]:
-        """Rules about the executions that do not hold; some are only for a run in which all went well."""
+    def broken(self, work: Work, *, is_finished: bool, copies: int = 0) -> list[str]:
+        """Rules about the executions that do not hold; some are only for a run in which all went well.
+
+        Parameters
+        ----------
+        copies
+            Of one task, that the policy may run beside it: both may finish before the scheduler hears of either.
+        """
         unknown = [f"{key!r} was executed and is not in the graph" for key in self.done if key not in work.costs]
         lost = [f"{key!r} is needed and never finished" for key in work.needed if is_finished and not self.done[key]]
         again = []
         if all(what == "joined" for _, what, _ in self.events):
-            again = [f"{key!r} finished {n} times, and nothing had failed" for key, n in self.done.items() if n > 1]
+            again = [
+                f"{key!r} finished {n} times, and nothing had failed" for key, n in self.done.items() if n > 1 + copies
+            ]
         twice: dict[tuple[str, int], float] = {}
         overlaps = []
         for entry in sorted(self.executions.values(), key=lambda e: e.start_s):

@@ -341,7 +341,7 @@ class _Simulation:
             broken += [
                 f"gathered {r!r} for {k!r}" for k, r in zip(self.work.wanted, self.gathered, strict=True) if r.key != k
             ]
-        broken += self.record.broken(self.work, is_finished=outcome.status == "finished")
+        broken += self.record.broken(self.work, is_finished=outcome.status == "finished", copies=self.policy.copies)
         broken += self.fleet.broken()
         try:
             self.scheduler.validate_state()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,7 +47,7 @@ def probe() -> Probe:
 
 @pytest.fixture
 def policy(probe: Probe) -> Policy:
-    return Policy("swarm", preload=POLICIES["swarm"].preload, agents=True, plugins=lambda seed: (probe,))
+    return replace(POLICIES["swarm"], plugins=lambda seed: (probe,))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import random
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ def audited() -> Iterator[tuple[Policy, Auditor, list[str]]]:
         failed.append(f"{part}: {error!r}")
         own(self, part, error)
 
-    policy = Policy("swarm", preload=POLICIES["swarm"].preload, agents=True, plugins=lambda seed: (auditor,))
+    policy = replace(POLICIES["swarm"], plugins=lambda seed: (auditor,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Guard, "failed", note)
         yield policy, auditor, failed

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -53,9 +53,7 @@ class FailLoudly(SchedulerPlugin):
 
 _count_failure = Guard.failed
 
-SWARM = Policy(
-    "swarm", preload=POLICIES["swarm"].preload, agents=POLICIES["swarm"].agents, plugins=lambda _: (FailLoudly(),)
-)
+SWARM = replace(POLICIES["swarm"], plugins=lambda _: (FailLoudly(),))
 
 
 @dataclass(frozen=True)

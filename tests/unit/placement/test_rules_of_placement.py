@@ -495,6 +495,23 @@ def test_a_task_that_does_not_fit_does_not_keep_others_from_the_worker() -> None
     assert pool.chosen() == [("a", "w0")]
 
 
+def test_what_never_fits_does_not_pile_up() -> None:
+    """It is put aside and put back at each look, ten times a second, for as long as it lasts."""
+    pool = Pool(1.0)
+    for i in range(3):
+        pool.ready(f"t{i}", 1.0)
+        pool.misfits.add((f"t{i}", "w0"))
+    for _ in range(1000):
+        pool.placement.reconsider()
+        assert pool.chosen() == []
+    (shelf,) = pool.placement._shelves.values()
+    assert len(shelf._order) + sum(map(len, shelf.heaps.values())) < 200
+    pool.misfits.clear()
+    pool.placement.reconsider()
+    assert pool.chosen() == [("t0", "w0")]
+    audit(pool.placement)
+
+
 def test_nothing_is_chosen_where_nothing_fits() -> None:
     pool = Pool(1.0, 1.0)
     for i in range(30):
