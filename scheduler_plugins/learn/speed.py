@@ -18,7 +18,7 @@ PRIOR_SPREAD = 0.3
 """Standard deviation of a worker's log factor, before any is known."""
 PRIOR_WORKERS = 2.0
 """Workers that the prior spread counts for."""
-LEAST_NOISE = 0.25
+LEAST_NOISE = 0.2
 """Standard deviation of what befalls one task on one worker; keeps any one task from being believed."""
 LOCAL_SPREAD = 0.2
 """Of the factor of one worker for one function beyond its factor for all."""
@@ -29,6 +29,8 @@ _NOTICED = 0.05
 _LARGEST = 5.0
 _RESTORED_WEIGHT = 4.0 / LEAST_NOISE**2
 """Most that a factor of a former run counts for: four tasks. The address may be another machine's by now."""
+SHRINK = 9.0
+"""Squares of the standard deviation of a mean by which a large one is drawn to zero: at three of them it is zero."""
 DOUBT = 1.6
 """Standard deviations: 5 % are wrong on either side."""
 STREAK = 3
@@ -62,7 +64,18 @@ class Pull:
             self.off, self.off_sum = 0, 0.0
         self.weight = KEEP * self.weight + weight
         self.sum = KEEP * self.sum + weight * residual
-        self.value = self.sum / (self.weight + precision)
+        self.value = self.drawn(precision)
+
+    def drawn(self, precision: float) -> float:
+        """The mean, drawn to zero: what is small to where the prior has it, what is large by little.
+
+        Most workers are about equal and a few are many times slower, so one normal prior does not do for both. The
+        second part is the positive-part rule of James and Stein (1961): it leaves large values nearly as they are.
+        """
+        mean = self.sum / self.weight
+        near = self.sum / (self.weight + precision)
+        far = mean - SHRINK / (self.weight * mean) if mean else 0.0
+        return far if far * mean > near * mean else near
 
 
 class Speeds:
@@ -118,7 +131,7 @@ class Speeds:
             if pull.weight > 0.0 and not -_NOTICED < pull.value < _NOTICED and worker not in heard:
                 pull.weight *= keep
                 pull.sum *= keep
-                pull.value = pull.sum / (pull.weight + precision)
+                pull.value = pull.drawn(precision)
 
     def forget(self, worker: str) -> None:
         """The worker has left."""
@@ -139,4 +152,4 @@ class Speeds:
                 pull = self._workers[worker] = Pull()
                 pull.weight = min(weight, _RESTORED_WEIGHT)
                 pull.sum = pull.weight * min(max(total / weight, -_LARGEST), _LARGEST)
-                pull.value = pull.sum / (pull.weight + precision)
+                pull.value = pull.drawn(precision)

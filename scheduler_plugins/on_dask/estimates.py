@@ -55,6 +55,7 @@ LEAST_NOISE = 0.15
 HALF_LIFE_S = 60.0
 """Of what is known of a worker on which nothing ends."""
 
+LOG_TWICE = log(2.0)
 LEARN_S, PAUSE_S = 0.0005, 0.003
 """Slice of work of the thread beside the event loop, and how long it then lets go of the interpreter."""
 MOST_SLICES = 100
@@ -439,7 +440,10 @@ class Estimates:
         return True
 
     def ran_at_least(self, ts: TaskState, ws_address: str, elapsed_s: float) -> None:
-        """A task ran so long there and was not done: its copy was quicker, or it was taken away."""
+        """A task ran so long there and was not done: its copy was quicker, or it was taken away.
+
+        What it would have taken is not known; as likely as not, as long again (as in `is_longer`).
+        """
         if self._costs is None:
             return
         estimate = self.of(ts)
@@ -447,7 +451,7 @@ class Estimates:
             beyond = log(elapsed_s / estimate.p50_s)
             noise = log(estimate.p99_s / estimate.p50_s) / 2.3263
             if beyond > self._costs.speeds.log_factor(ws_address):
-                self._costs.speeds.observe(ws_address, beyond, noise)
+                self._costs.speeds.observe(ws_address, beyond + LOG_TWICE, noise)
 
     def _known_level(self, ts: TaskState, address: str) -> float:
         if self._costs is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.scheduler import TaskState, WorkerState
+from distributed.scheduler import TaskGroup, TaskState, WorkerState
 from distributed.worker_state_machine import ComputeTaskEvent, FreeKeysEvent, StealRequestEvent
 
 if TYPE_CHECKING:
@@ -135,6 +135,11 @@ NEEDS: dict[str, dict[str, Check]] = {
             and "keys" in FreeKeysEvent.__dataclass_fields__
             and "key" in StealRequestEvent.__dataclass_fields__
         ),
+    },
+    "strategy": {
+        "Scheduler.total_nthreads": lambda s: isinstance(getattr(s, "total_nthreads", None), int),
+        "Scheduler.unrunnable, queued": lambda s: hasattr(s, "unrunnable") and hasattr(s, "queued"),
+        "TaskGroup.states": lambda _: hasattr(TaskGroup, "states"),
     },
     "dashboard": {
         "Scheduler.http_application.add_application": lambda s: callable(

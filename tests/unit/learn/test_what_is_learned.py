@@ -122,15 +122,22 @@ def test_a_new_worker_is_an_average_one() -> None:
     assert costs.predict(TaskFeatures("lib.on0", worker="new")) == costs.predict(TaskFeatures("lib.on0"))
 
 
-def test_one_slow_task_among_equals_means_little_the_third_a_lot() -> None:
+def test_one_task_that_takes_twice_as_long_means_little_the_third_a_lot() -> None:
     speeds = Speeds()
     rng = random.Random(0)
     for _ in range(20):
         for i in range(8):
             speeds.observe(f"w{i}", rng.gauss(0.0, 0.1), 0.1)
-    believed = [math.exp(speeds.observe("new", math.log(10.0) - 0.0, 0.1)) for _ in range(3)]
-    assert believed[0] < 2.5
-    assert believed[2] > 6.0
+    believed = [math.exp(speeds.observe("new", math.log(2.0), 0.1)) for _ in range(3)]
+    assert believed[0] < 1.5
+    assert believed[2] > 1.7
+
+
+def test_one_task_that_takes_ten_times_as_long_is_believed_where_tasks_are_alike() -> None:
+    """Half of the workers were four times slower, and got a second round of tasks on which everything hung."""
+    speeds = Speeds()
+    assert math.exp(speeds.observe("slow", math.log(10.0), 0.1)) > 4.0
+    assert math.exp(speeds.observe("by chance", math.log(10.0), 1.5)) < 1.5
 
 
 def test_a_worker_that_slows_down_late_is_known_after_a_few_tasks() -> None:
