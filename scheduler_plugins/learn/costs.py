@@ -6,13 +6,16 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from math import exp, isfinite, log, log1p
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scheduler_plugins.learn.models import Average, Linear, Model, Recent, Table, Vector
 from scheduler_plugins.learn.protocol import VERSION, Observation, Prediction, SizePrediction, State, TaskFeatures
 from scheduler_plugins.learn.quantity import EXPLORE_RATIO, MATURE, PRIOR_ERROR, Quantity
 from scheduler_plugins.learn.speed import LEAST_NOISE, LOCAL_SPREAD, Pull, Speeds
 from scheduler_plugins.learn.tree import Nursery, Tree
+
+if TYPE_CHECKING:
+    from river.drift import ADWIN
 
 ZOO = ("average", "recent", "table", "linear", "tree")
 SIZE_ZOO = ("average", "table", "linear")
@@ -70,10 +73,12 @@ class Function:
             self.due = samples + min(max(samples >> 3, 1), _OFTEN)
 
 
-def import_river() -> None:
-    """Import what notices drift and grows trees."""
+def import_river() -> type[ADWIN]:
+    """Import what grows trees and what notices drift; the latter, for `Costs.take`."""
     import river.drift
-    import river.tree  # noqa: F401 - for whoever looks it up among the modules
+    import river.tree
+
+    return river.drift.ADWIN
 
 
 class Costs:
@@ -88,14 +93,14 @@ class Costs:
     zoo
         Names of the models that compete for a duration.
     with_river
-        Whether to import river now, which takes a second. Until somebody does (`import_river`), no drift is noticed.
+        Whether to import river now, which takes a second. Else somebody does later (`import_river`, `take`); until
+        then no drift is noticed, and no tree grows.
     """
 
     def __init__(
         self, rng: Random, *, functions: int = 10_000, zoo: Sequence[str] = ZOO, with_river: bool = True
     ) -> None:
-        if with_river:
-            import_river()
+        self._adwin: type[ADWIN] | None = import_river() if with_river else None
         self.speeds = Speeds()
         self.ignored = 0
         """Observations that were not finite, or negative."""
@@ -227,7 +232,18 @@ class Costs:
         return self._functions.get(key)
 
     def _quantity(self, zoo: Sequence[str]) -> Quantity:
-        return Quantity([self._make[name]() for name in zoo])
+        return Quantity([self._make[name]() for name in zoo], self._detector)
+
+    @property
+    def has_river(self) -> bool:
+        return self._adwin is not None
+
+    def take(self, adwin: type[ADWIN]) -> None:
+        """River has been imported."""
+        self._adwin = adwin
+
+    def _detector(self) -> ADWIN | None:
+        return None if self._adwin is None else self._adwin(clock=8)
 
     @property
     def pending(self) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil, inf, sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -93,11 +92,29 @@ class Quantity:
 
     Which one that is, is an epsilon-greedy bandit's choice (Sutton, Barto: "Reinforcement learning", 2018, 2.2): every
     task teaches the leader, while all models are taught and judged by the first tasks and by an eighth of those after.
+
+    Parameters
+    ----------
+    detector
+        Makes what notices drift; None: there is nothing yet that does.
     """
 
-    __slots__ = ("_drift", "_errors", "_judged", "_leader", "_least", "_models", "_most", "age", "residuals", "samples")
+    __slots__ = (
+        "_detector",
+        "_drift",
+        "_errors",
+        "_judged",
+        "_leader",
+        "_least",
+        "_models",
+        "_most",
+        "age",
+        "residuals",
+        "samples",
+    )
 
-    def __init__(self, models: Sequence[Model]) -> None:
+    def __init__(self, models: Sequence[Model], detector: Callable[[], ADWIN | None] = lambda: None) -> None:
+        self._detector = detector
         self._models = tuple(models)
         self._errors = [PRIOR_ERROR] * len(models)
         self._judged = 0
@@ -151,7 +168,7 @@ class Quantity:
             return False
         drift = self._drift
         if drift is None:
-            drift = self._drift = _detector()
+            drift = self._drift = self._detector()
             if drift is None:
                 return False
         drift.update(-3.0 if residual < -3.0 else min(residual, 3.0))
@@ -205,9 +222,3 @@ class Quantity:
         self.residuals.restore(state["residuals"])
         self.samples = natural(state["samples"])
         self._judged = min(self.samples, DOUBTED)
-
-
-def _detector() -> ADWIN | None:
-    """River's, once somebody has imported river: that takes a second, which the event loop has not."""
-    adwin = getattr(sys.modules.get("river.drift"), "ADWIN", None)
-    return None if adwin is None else adwin(clock=8)

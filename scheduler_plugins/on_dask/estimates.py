@@ -1,7 +1,7 @@
 """What tasks will cost, on which worker: Dask's tasks and workers on one side, the cost model on the other.
 
-The model comes with river, whose import takes a second: that is done beside the event loop, and until it is there
-Dask's own averages answer, and what has finished waits.
+The model is made beside the event loop, and until it is there Dask's own averages answer, and what has finished waits.
+River, whose import takes a second, joins it when the first work is done.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ LEARN_S, PAUSE_S = 0.0005, 0.003
 MOST_SLICES = 100
 SLICE_S, BETWEEN_SLICES_S = 0.0005, 0.005
 """The same for work on the event loop."""
+RIVER_BY_S = 30.0
 SAVE_EVERY_S = 300.0
 SAVE_PATIENCE_S = 5.0
 """For the models to be saved when the scheduler closes."""
@@ -124,6 +125,8 @@ class Estimates:
         self._learning: asyncio.Future[None] | None = None
         self._saving: asyncio.Task[None] | None = None
         self._has_learned = False
+        self._imports = False
+        self._began_s = inf
         self._ticked_at_s = self._saved_at_s = -inf
 
     def __len__(self) -> int:
@@ -138,7 +141,6 @@ class Estimates:
         if self._costs is None:
             made = loop.run_in_executor(self._beside, _make, self._models, self._stop)
             made.add_done_callback(self._on_made)
-            loop.run_in_executor(self._beside, _import_river).add_done_callback(self._on_done_beside)
 
     def _on_made(self, made: asyncio.Future[Costs]) -> None:
         if made.cancelled() or self._stop.is_set():
@@ -164,8 +166,12 @@ class Estimates:
                 asyncio.get_running_loop().call_later(BETWEEN_SLICES_S, self._learn_waiting)
                 return
 
-    def tick(self, now_s: float) -> None:
-        """To be called about once a second, with a clock that only goes forward."""
+    def tick(self, now_s: float, *, is_idle: bool = True) -> None:
+        """To be called about once a second, with a clock that only goes forward.
+
+        River is imported when the cluster is idle again, or half a minute after the start: that takes a second of a
+        core, and the first tasks can do without.
+        """
         costs = self._costs
         passed_s, self._ticked_at_s = now_s - self._ticked_at_s, now_s
         if costs is None or not isfinite(passed_s):
@@ -178,7 +184,14 @@ class Estimates:
         self._late.tidy()
         if self._beside is None or self._stop.is_set():
             return
-        if costs.pending and (self._learning is None or self._learning.done()):
+        if not costs.has_river:
+            self._began_s = min(self._began_s, now_s)
+            if not self._imports and ((is_idle and len(costs)) or now_s - self._began_s > RIVER_BY_S):
+                self._imports = True
+                asyncio.get_running_loop().run_in_executor(self._beside, _import_river).add_done_callback(
+                    self._on_river
+                )
+        elif costs.pending and (self._learning is None or self._learning.done()):
             loop = asyncio.get_running_loop()
             self._learning = loop.run_in_executor(self._beside, _learn, costs, self._stop)
             self._learning.add_done_callback(self._on_done_beside)
@@ -186,9 +199,14 @@ class Estimates:
             self._saved_at_s = now_s
             self._save()
 
-    def _on_done_beside(self, done: asyncio.Future[None]) -> None:
+    def _on_done_beside(self, done: asyncio.Future[Any]) -> None:
         if not done.cancelled() and (error := done.exception()) is not None:
             self._on_failure("learning beside the event loop failed", _as_exception(error))
+
+    def _on_river(self, done: asyncio.Future[Any]) -> None:
+        self._on_done_beside(done)
+        if not done.cancelled() and done.exception() is None and self._costs is not None:
+            self._costs.take(done.result())
 
     async def stop(self) -> None:
         """Save the models, and end."""
@@ -529,10 +547,10 @@ def _make(models: Models | None, stop: threading.Event) -> Costs:
     return costs
 
 
-def _import_river() -> None:
+def _import_river() -> Any:
     from scheduler_plugins.learn.costs import import_river
 
-    import_river()
+    return import_river()
 
 
 def _drained(states: deque[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

@@ -217,7 +217,9 @@ class Mind:
         now_s = time.monotonic()
         if now_s - self._ticked_at_s >= TICK_S:
             self._ticked_at_s = now_s
-            self.estimates.tick(now_s)
+            self.estimates.tick(
+                now_s, is_idle=not any(worker.processing for worker in self._scheduler.workers.values())
+            )
 
     # -- hooks -----------------------------------------------------------------------------------------------------
 
