@@ -36,6 +36,8 @@ Key = Any
 
 SLICE_S = 0.001
 """Longest that ranking holds up the event loop at a time."""
+HOLD_S = 0.02
+"""Longest that a graph waits for its tasks to be ranked, before the first are given to workers."""
 LOCAL_RATIO = 0.05
 """Share of its duration that the transfer of a task's inputs must take for them to decide where it goes."""
 MOST_INPUTS, MOST_HOLDERS = 64, 8
@@ -112,6 +114,7 @@ class Placing:
         self._timer: TimerHandle | None = None
         self._ranking: list[Iterator[None]] = []
         self._is_ranking = False
+        self._holds_until_s = 0.0
         self.repaired = 0
         """Tasks that were thought to run where Dask did not have them: 0, unless something is wrong."""
         self.lag_s = 0.0
@@ -258,7 +261,11 @@ class Placing:
     def update_graph(self, tasks: Collection[Key]) -> None:
         known = self.scheduler.tasks
         arrived = [known[key] for key in tasks if key in known]
+        was_ranking = self._is_ranking
         self._start_ranking([task for task in arrived if task.dependencies or task.dependents])
+        if self._is_ranking and not was_ranking:
+            self._holds_until_s = time.perf_counter() + HOLD_S
+            self.scheduler.loop.asyncio_loop.call_later(HOLD_S, self._call_soon)  # type: ignore[attr-defined]
 
     def transition(self, task: TaskState, start: str, finish: str, took_s: float | None = None) -> None:
         """After each transition of a task; `finish` is where it ended up, `took_s` the seconds that it ran."""
@@ -391,7 +398,7 @@ class Placing:
 
     def _fill(self, *, stimulus_id: str = "swarm-fill") -> None:
         """In place of `stimulus_queue_slots_maybe_opened`: give workers with room their next tasks."""
-        if self._is_filling or not self.placement._entries:
+        if self._is_filling or not self.placement._entries or self._holds():
             return
         self._is_filling = True
         scheduler = self.scheduler
@@ -415,6 +422,10 @@ class Placing:
             self._on_failure(error)
         finally:
             self._is_filling = False
+
+    def _holds(self) -> bool:
+        """Whether a graph has just come whose paths are not known yet: the first tasks would go anywhere."""
+        return self._is_ranking and time.perf_counter() < self._holds_until_s
 
     def _set_timer(self, now_s: float) -> None:
         if self._timer is not None:
@@ -501,6 +512,7 @@ class Placing:
                         self.scheduler.loop.asyncio_loop.call_soon(self._rank_on)  # type: ignore[attr-defined]
                         return
                 del self._ranking[0]
+            self._call_soon()
         except Exception as error:  # noqa: BLE001 - whatever is wrong with ours, Dask goes on
             self._on_failure(error)
 
