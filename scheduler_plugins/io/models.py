@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from scheduler_plugins.io.kept import opened, put_aside, replacing
 from scheduler_plugins.learn.protocol import VERSION
 from swarm.errors import ModelsError
 
@@ -23,8 +22,6 @@ FILE = "models.jsonl"
 FORMAT = "swarm models"
 MOST_BYTES = 256 * 2**20
 MOST_LINE_BYTES = 4 * 2**20
-KEPT_ASIDE = 3
-"""Files that were put aside and are kept for a person to look at."""
 
 
 class Models:
@@ -47,7 +44,7 @@ class Models:
         `pause` is called after each line, so that others get a turn.
         """
         try:
-            with _open(self.path) as file:
+            with opened(self.path) as file:
                 return _parsed(file, pause)
         except FileNotFoundError:
             return None
@@ -57,15 +54,7 @@ class Models:
 
     def put_aside(self, reason: Exception) -> None:
         """Rename the file, since it is of no use, and remember why."""
-        aside = self.path.with_name(f"{FILE}.damaged-{time.time_ns():020d}")
-        where = f"it was kept as {aside.name}"
-        try:
-            self.path.rename(aside)
-            for surplus in sorted(self.path.parent.glob(f"{FILE}.damaged-*"))[:-KEPT_ASIDE]:
-                surplus.unlink()
-        except OSError as error:
-            where = f"it stays where it is ({error})"
-        self.refused = ModelsError(f"{self.path}: {reason}; learning begins anew, {where}")
+        self.refused = put_aside(self.path, reason, "learning begins anew")
 
     def write(
         self,
@@ -82,24 +71,8 @@ class Models:
         OSError
             The disk is full, the folder is not ours.
         """
-        folder = self.path.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_mode & stat.S_IWOTH:
-            what_to_do = f"chmod o-w {folder}"
-            raise ModelsError(f"{folder} may be written to by everybody, models are not safe there: {what_to_do}")
-        new = self.path.with_name(f"{FILE}.{os.getpid()}.new")
-        new.unlink(missing_ok=True)
-        try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                _write(file, functions, workers, pause)
-                file.flush()
-                os.fsync(descriptor)
-            new.replace(self.path)
-            _sync(folder)
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
+        with replacing(self.path, "models") as file:
+            _write(file, functions, workers, pause)
 
 
 def _write(
@@ -154,20 +127,3 @@ def _parsed(file: BinaryIO, pause: Callable[[], object]) -> dict[str, Any]:
 
 def _refuse(constant: str) -> float:
     raise ValueError(f"it has a number that is {constant}")
-
-
-def _open(path: Path) -> BinaryIO:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise ValueError("it is not a file")
-    return os.fdopen(descriptor, "rb")
-
-
-def _sync(folder: Path) -> None:
-    """A rename is on the disk when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

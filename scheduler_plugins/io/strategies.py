@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log2
@@ -18,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from scheduler_plugins.decide.strategy import DEFAULT, Strategy
+from scheduler_plugins.io.kept import opened, put_aside, replacing
 from swarm.errors import ModelsError
 
 STRATEGIES, CHOICES = "strategies.json", "choices.json"
 VERSION = 1
 MOST_BYTES = 16 * 2**20
-KEPT_ASIDE = 3
-"""Files that were put aside and are kept for a person to look at."""
 ANY = "any"
 """Key of strategies that did better on several kinds of work."""
 MOST_OF_WORK = 4
@@ -110,10 +107,8 @@ class Document:
     def load(self) -> dict[str, Any] | None:
         """None when there is no file, or none that can be used (`refused` says why)."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-            with os.fdopen(descriptor, "rb") as file:
-                told = os.fstat(descriptor)
-                if not stat.S_ISREG(told.st_mode) or told.st_size > MOST_BYTES:
+            with opened(self.path) as file:
+                if os.fstat(file.fileno()).st_size > MOST_BYTES:
                     raise ValueError(f"it is not a file of {MOST_BYTES // 2**20} MiB at most")  # noqa: TRY301
                 values = json.loads(file.read(), parse_constant=_refuse)
             if not isinstance(values, dict) or (values.get("format"), values.get("version")) != (self.kind, VERSION):
@@ -127,15 +122,7 @@ class Document:
 
     def put_aside(self, reason: Exception) -> None:
         """Rename the file, since it is of no use, and remember why."""
-        aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns():020d}")
-        where = f"it was kept as {aside.name}"
-        try:
-            self.path.rename(aside)
-            for surplus in sorted(self.path.parent.glob(f"{self.path.name}.damaged-*"))[:-KEPT_ASIDE]:
-                surplus.unlink()
-        except OSError as error:
-            where = f"it stays where it is ({error})"
-        self.refused = ModelsError(f"{self.path}: {reason}; the default strategy is used, {where}")
+        self.refused = put_aside(self.path, reason, "the default strategy is used")
 
     def save(self, values: Mapping[str, Any]) -> None:
         """Replace the file, all of it or not at all: after a crash the old one is there, or the new one.
@@ -147,23 +134,9 @@ class Document:
         OSError
             The disk is full, the folder is not ours.
         """
-        folder = self.path.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_mode & stat.S_IWOTH:
-            raise ModelsError(f"{folder} may be written to by everybody, nothing is safe there: chmod o-w {folder}")
         told = json.dumps({"format": self.kind, "version": VERSION, **values}, indent=1, allow_nan=False)
-        new = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")
-        new.unlink(missing_ok=True)
-        try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(f"{told}\n")
-                file.flush()
-                os.fsync(descriptor)
-            new.replace(self.path)
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
+        with replacing(self.path, "strategies") as file:
+            file.write(f"{told}\n".encode())
 
 
 class Strategies(Document):

@@ -64,8 +64,12 @@ async def test_it_tunes_while_it_is_idle_and_ends_that_at_once(tmp_path: Path, m
         tuning = running.plugin.mind.choosing._tuning
         assert tuning is not None
         swarm = await running.swarm()
-        await asyncio.sleep(0.5)
-        assert tuning.pid is None, "there is nothing recorded yet"
+        looked: list[object] = []
+        journal = tuning._journal
+        monkeypatch.setattr(tuning, "_journal", lambda: looked.append(journal()) or looked[-1])
+        await eventually(lambda: len(looked) > 1, "it looks for something recorded, and there is nothing yet")
+        assert looked[0] is None
+        assert tuning.pid is None
         run = await swarm.submit(together(*(nap(0.005) for _ in range(40))), name="naps")
         await run.result()
         child = psutil.Process(await eventually(lambda: tuning.pid, "a child tunes"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from scheduler_plugins.io import kept as files
 from scheduler_plugins.io import models as module
 from scheduler_plugins.io.models import FILE, Models
 from scheduler_plugins.learn.costs import Costs
@@ -166,7 +167,7 @@ def test_only_the_last_damaged_files_are_kept(kept: Models) -> None:
     for _ in range(6):
         kept.path.write_text("?")
         assert kept.read() is None
-    assert len(list(kept.path.parent.iterdir())) == module.KEPT_ASIDE
+    assert len(list(kept.path.parent.iterdir())) == files.KEPT_ASIDE
 
 
 def test_a_link_or_a_pipe_is_not_followed(kept: Models, tmp_path: Path) -> None:
