@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from math import exp, isfinite, log, log1p
+from math import copysign, exp, isfinite, log, log1p
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +25,12 @@ SHORTEST_S, LONGEST_S = 1e-6, 1e9
 _SHORTEST, _LONGEST = log(SHORTEST_S), log(LONGEST_S)
 LARGEST_BYTES = 1e18
 _LOCAL_WORKERS = 64
-_P99 = 2.3263
 _JITTER_S = 0.005
 """What befalls any task, whatever its worker. So a task of a millisecond says next to nothing of how fast that is."""
 _SURPRISE = 1.5
 """Most that one task of a steady function says in log about its worker: a factor of 4.5."""
-_SKIPPED = (2, 3)
+_NOT_FOR_OUTPUT, _NOT_FOR_PEAK = frozenset({2, 6}), frozenset({2, 3, 7, 8})
+"""Ages of a function, in tasks, at which its sizes are not learned."""
 _LOCAL_PRECISION = 1.0 / LOCAL_SPREAD**2
 _TELLS = 0.03
 """A prediction that has moved by this much, in log, is worth being asked for again."""
@@ -138,7 +138,7 @@ class Costs:
             function = self._new(key)
         else:
             self._functions.move_to_end(key)
-        y = log(max(duration_s, SHORTEST_S))
+        y = log(duration_s) if duration_s > SHORTEST_S else _SHORTEST
         duration = function.duration
         age, draw = duration.age, self._draw()
         every = age < MATURE or draw < EXPLORE_RATIO
@@ -151,12 +151,11 @@ class Costs:
         has_drifted = duration.learn(x, y, expected, every)
         if has_drifted:
             self.drifts += 1
-        # What is fitted when falls on other tasks for each quantity: a young function skips one task for its output and
-        # two for its peak, a mature one teaches them in turns.
-        turn = int(draw / EXPLORE_RATIO) - 1
-        if turn == 0 or (age < MATURE and age != _SKIPPED[0]):
+        # What is fitted when falls on other tasks for each quantity: a young function skips some for its sizes (so that
+        # no two of them are fitted at the same age), a mature one teaches them in turns.
+        if age not in _NOT_FOR_OUTPUT if age < MATURE else EXPLORE_RATIO <= draw < 2.0 * EXPLORE_RATIO:
             self._learn_output(function, x, observation.output_bytes)
-        if turn == 1 or (age < MATURE and age not in _SKIPPED):
+        if age not in _NOT_FOR_PEAK if age < MATURE else 2.0 * EXPLORE_RATIO <= draw < 3.0 * EXPLORE_RATIO:
             self._learn_peak(function, x, observation)
         is_news = every or has_drifted or not -_SURPRISES < y - expected < _SURPRISES
         function.has_learned(duration.predict(x) - expected if is_news else 0.0, has_drifted)
@@ -177,12 +176,13 @@ class Costs:
         """
         duration = function.duration
         spread = duration.residuals
-        # The tail counts: a function that now and then takes very long says little about a worker when it does.
-        noise = max(spread.scale, (spread.p99 - spread.p50) / _P99) + _JITTER_S / exp(max(least, _SHORTEST))
+        noise = spread.noise + _JITTER_S / exp(max(least, _SHORTEST))
         local = function.local.get(worker)
         own = 0.0 if local is None else local.value
-        known, reach = self.speeds.log_factor(worker) + own, max(_SURPRISE, 3.0 * noise)
-        residual = min(max(residual, known - reach), known + reach)
+        miss = residual - own - self.speeds.log_factor(worker)
+        reach = max(_SURPRISE, 3.0 * noise)
+        if not -reach < miss < reach:
+            residual += copysign(reach, miss) - miss
         factor = self.speeds.observe(worker, residual - own, noise)
         if every and duration.age >= MATURE:
             if local is None:
@@ -386,7 +386,7 @@ def _bytes(level: float) -> float:
 
 
 def _exp(level: float) -> float:
-    return exp(min(max(level, -50.0), 50.0))
+    return exp(level) if -50.0 < level < 50.0 else exp(copysign(50.0, level))
 
 
 def _guess(prior_s: float) -> Prediction | None:

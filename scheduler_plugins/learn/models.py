@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -153,14 +154,24 @@ class Table:
 
 
 _NOTHING: NDArray[np.float64] = np.zeros(0)
+_LEVEL, _SLOPE, _SQUARE = 0.01, 0.1, 10.0
+"""Precision of a linear model's priors around "as the first task, whatever the terms", as parts of a task's: exponents
+are within ±3, bends slight."""
+
+
+@cache
+def _priors(terms: int) -> NDArray[np.float64]:
+    """Of a value, 1, and each term and its square."""
+    return np.diag([0.0, _LEVEL, *[_SLOPE] * terms, *[_SQUARE] * terms])
 
 
 class Linear:
     """Bayesian linear regression on the terms and their squares; a fixed cost beside a power law is nearly that.
 
     Every task is kept until half as many wait as are known, or 128; then they join the sufficient statistics, and the
-    weights are solved for (Bishop, "Pattern recognition and machine learning", 2006, 3.3). So most tasks cost next to
-    nothing, and a young function learns from every other. Recursive least squares is the same at three times the price.
+    weights are solved for (Bishop, "Pattern recognition and machine learning", 2006, 3.3): with the next task, but for
+    the first few, so that none waits for both. So most tasks cost next to nothing, and a young function learns from
+    every other. Recursive least squares is the same at three times the price.
 
     All is relative to the first task, so a term that never varied has weight 0 and is not looked at. Beyond what was
     seen of it, a term counts as at that end: a running number that goes on elsewhere would else say anything. Only the
@@ -170,43 +181,43 @@ class Linear:
     __slots__ = (
         "_count",
         "_first",
+        "_gram",
+        "_is_due",
         "_least",
         "_level",
-        "_moment",
         "_most",
-        "_precision",
-        "_ridge",
         "_rows",
         "_slopes",
         "_telling",
-        "_told_at",
-        "_values",
+        "_waiting",
         "_weights",
     )
     name = "linear"
     handicap = 0.0
-    _FIRST_FIT, _MOST_WAITING = 3, 128
-    _LEVEL, _SLOPE, _SQUARE = 0.01, 0.1, 10.0
-    """Precision of the priors around "as the first task, whatever the terms", as parts of a task's: exponents are
-    within ±3, bends slight."""
+    _FIRST_FIT, _FEW, _MOST_WAITING = 3, 8, 128
     _STEEPEST = 3.0
     """Exponent of the term that is followed beyond what was seen."""
     _RIDGE = 0.03
     """Share of its own variance by which a weight is drawn to 0, but those of the term that explains most."""
-    _TOLD_AGAIN = 1.4
-    """Times as many tasks until that is asked again which term it is."""
 
     def __init__(self) -> None:
-        self._count = 0
-        self._first = self._precision = self._moment = self._weights = self._least = self._most = self._ridge = _NOTHING
-        self._rows, self._values = array("d"), array("d")
+        self._count = self._waiting = 0
+        self._is_due = False
+        """Whether tasks have joined since the weights were solved for."""
+        self._rows = array("d")
+        """Of the tasks that wait: value, 1, terms."""
+        self._first = self._least = self._most = _NOTHING
+        """Rows too; the value and the 1 of the first are left out."""
+        self._gram: NDArray[np.float64] = np.zeros((1, 1))
+        """Sums of the products of each two of a task's value, 1, ways from the first one's terms, and their squares;
+        the priors among them."""
+        self._weights = _NOTHING
         self._level = 0.0
         self._slopes: list[tuple[int, float, float, float, float, float, float, float]] = []
         """Of the terms that count: place, first value, slope, bend, what was seen of it (least, most), and the slopes
         below and above that."""
         self._telling = (0, 0.0, 0.0)
         """The term that explains most, and the slopes below and above what was seen of it."""
-        self._told_at = 0
 
     def predict(self, x: Vector) -> float:
         level = self._level
@@ -223,43 +234,40 @@ class Linear:
         return level
 
     def learn(self, x: Vector, y: float) -> None:
-        self._rows.extend(x)
-        values = self._values
-        values.append(y)
-        waiting = len(values)
-        if self._count:
-            if waiting * 2 > self._count or waiting >= self._MOST_WAITING:
-                self._fit()
-        elif waiting == self._FIRST_FIT:
-            self._fit()
-        else:
+        self._rows.extend((y, 1.0, *x))
+        self._waiting = waiting = self._waiting + 1
+        count = self._count
+        if not count and waiting < self._FIRST_FIT:
             self._level += (y - self._level) / waiting
+        elif waiting * 2 > count or waiting >= self._MOST_WAITING:
+            self._join()
+            if self._count <= self._FEW:
+                self._solve()
+        elif self._is_due:
+            self._solve()
 
-    def _fit(self) -> None:
-        values = np.frombuffer(self._values)
-        rows = np.frombuffer(self._rows).reshape(len(values), -1)
+    def _join(self) -> None:
+        rows = np.frombuffer(self._rows).reshape(self._waiting, -1)
         if not self._count:
-            self._start(rows[0].copy(), values[0])
-        n = len(self._first)
-        design = np.ones((len(rows), 2 * n + 1))
-        ways = np.subtract(rows, self._first, out=design[:, 1 : n + 1])
-        np.multiply(ways, ways, out=design[:, n + 1 :])
-        self._least = np.minimum(self._least, rows.min(axis=0))
-        self._most = np.maximum(self._most, rows.max(axis=0))
-        self._precision += design.T @ design
-        self._moment += values @ design
-        self._count += len(rows)
-        self._rows, self._values = array("d"), array("d")
-        self._solve()
-        self._publish()
+            self._start(rows[0])
+        width = len(self._first)
+        design = np.empty((len(rows), 2 * width - 2))
+        np.subtract(rows, self._first, out=design[:, :width])
+        np.square(design[:, 2:width], out=design[:, width:])
+        self._gram += design.T @ design
+        self._least = np.minimum(self._least, np.minimum.reduce(rows))
+        self._most = np.maximum(self._most, np.maximum.reduce(rows))
+        self._count += self._waiting
+        self._rows, self._waiting = array("d"), 0
+        self._is_due = True
 
-    def _start(self, first: NDArray[np.float64], level: float) -> None:
-        n = len(first)
-        self._first = self._least = self._most = first
-        priors = np.repeat([self._LEVEL, self._SLOPE, self._SQUARE], [1, n, n])
-        self._precision = np.diag(priors)
-        self._moment = np.zeros(2 * n + 1)
-        self._moment[0] = self._LEVEL * level
+    def _start(self, row: NDArray[np.float64]) -> None:
+        n = len(row) - 2
+        self._least = self._most = row
+        self._first = row.copy()
+        self._first[:2] = 0.0
+        self._gram = _priors(n).copy()
+        self._gram[0, 1] = self._gram[1, 0] = _LEVEL * row[0]
         self._weights = np.zeros(2 * n + 1)
 
     def _solve(self) -> None:
@@ -267,73 +275,86 @@ class Linear:
 
         Terms that go together with it would else share in what is its doing: a running number, where tasks are sorted.
         """
-        if self._count >= self._told_at * self._TOLD_AGAIN:
-            self._see_what_tells()
-        precision = self._precision.copy()
-        precision.flat[:: len(precision) + 1] += self._ridge * (self._count / self._told_at)
-        _, weights, failed = dposv(precision, self._moment)  # a quarter of the time of numpy.linalg.solve
+        self._is_due = False
+        precision = self._gram[1:, 1:].copy("F")
+        precision.flat[:: len(precision) + 1] = self._see_what_tells()
+        _, weights, failed = dposv(precision, self._gram[0, 1:], overwrite_a=True)  # numpy takes four times as long
         if not failed:
-            self._weights[:] = weights
+            self._weights = weights
+        self._publish()
 
-    def _see_what_tells(self) -> None:
-        """Find the term that explains most, and how values go with it alone at both ends of what was seen of it."""
-        n = len(self._first)
-        precision, moment = self._precision, self._moment
-        count, sums = precision[0, 0], precision[0]
-        spread = np.maximum(precision.diagonal() - sums * sums / count, 1e-12)
-        told = (moment - sums * (moment[0] / count)) ** 2 / spread
-        told[spread <= self._SLOPE] = 0.0  # nothing but the prior
-        telling = int(told[1 : n + 1].argmax())
-        alone = [0, telling + 1, n + telling + 1]
-        self._told_at = self._count
-        self._ridge = self._RIDGE * spread
-        self._ridge[alone] = 0.0
-        _, weights, failed = dposv(precision[np.ix_(alone, alone)], moment[alone])
+    def _see_what_tells(self) -> list[float]:
+        """Find the term that explains most, and how values go with it alone at both ends of what was seen of it.
+
+        In plain numbers: with so few of them, numpy takes longer.
+
+        Returns
+        -------
+        list
+            The precisions of the weights, raised by the ridge.
+        """
+        gram, n = self._gram, len(self._first) - 2
+        values, sums = gram[:2].tolist()
+        squares = gram.diagonal().tolist()
+        count, mean = sums[1], values[1] / sums[1]
+        spreads = [square - each * each / count for square, each in zip(squares, sums, strict=True)]
+        told = [
+            (values[i] - sums[i] * mean) ** 2 / spreads[i] if spreads[i] > _SLOPE else 0.0  # nothing but the prior
+            for i in range(2, n + 2)
+        ]
+        telling = told.index(max(told))
+        i, j = telling + 2, telling + 2 + n
+        both = float(gram[i, j]) - sums[i] * sums[j] / count
+        with_i, with_j = values[i] - sums[i] * mean, values[j] - sums[j] * mean
         below = above = 0.0
-        if not failed:
-            _, slope, bend = weights.tolist()
-            ends = (self._least[telling] - self._first[telling], self._most[telling] - self._first[telling])
-            below, above = (min(max(slope + 2.0 * bend * float(end), -self._STEEPEST), self._STEEPEST) for end in ends)
+        if (apart := spreads[i] * spreads[j] - both * both) > 0.0:
+            slope, bend = (with_i * spreads[j] - with_j * both) / apart, (with_j * spreads[i] - with_i * both) / apart
+            first, most = float(self._first[i]), self._STEEPEST
+            below, above = (
+                min(max(slope + 2.0 * bend * (float(end) - first), -most), most)
+                for end in (self._least[i], self._most[i])
+            )
         self._telling = (telling, below, above)
+        spreads[i] = spreads[j] = 0.0
+        return [square + self._RIDGE * spread for square, spread in zip(squares[1:], spreads[1:], strict=True)]
 
     def _publish(self) -> None:
         level, *rest = self._weights.tolist()
-        n = len(self._first)
-        self._level = level
+        n = len(rest) // 2
+        first, least, most = self._first.tolist(), self._least.tolist(), self._most.tolist()
         telling, below, above = self._telling
-        columns = zip(self._first.tolist(), rest[:n], rest[n:], self._least.tolist(), self._most.tolist(), strict=True)
+        self._level = level
         self._slopes = [
-            (i, *column, *((below, above) if i == telling else (0.0, 0.0)))
-            for i, column in enumerate(columns)
-            if column[1] or column[2]
+            (i, first[i + 2], slope, bend, least[i + 2], most[i + 2], *((below, above) if i == telling else (0.0, 0.0)))
+            for i, (slope, bend) in enumerate(zip(rest[:n], rest[n:], strict=True))
+            if slope or bend
         ]
 
     def doubt(self) -> None:
         if self._count > DOUBTED:
-            self._rows, self._values = array("d"), array("d")
-            keep = DOUBTED / self._count
-            self._precision *= keep
-            self._moment *= keep
+            self._rows, self._waiting = array("d"), 0
+            self._gram *= DOUBTED / self._count
             self._count = DOUBTED
-            self._told_at = 0
 
     def to_state(self) -> Any:
-        if self._values:
-            self._fit()
-        arrays = (self._first, self._weights, np.diag(self._precision), self._least, self._most)
+        if self._waiting:
+            self._join()
+        if self._is_due:
+            self._solve()
+        arrays = (self._first[2:], self._weights, self._gram.diagonal()[1:], self._least[2:], self._most[2:])
         return [self._count, *(each.tolist() for each in arrays), list(self._telling)]
 
     def restore(self, state: Any) -> None:
         """How the weights depend on one another is not in the state: it is a guess to begin with."""
         count, first, weights, precision, least, most, (telling, below, above) = state
         known = natural(count)
-        self._first = np.array([finite(term) for term in first])
+        self._first, self._least, self._most = (
+            np.array([0.0, 0.0, *map(finite, terms)]) for terms in (first, least, most)
+        )
         self._weights = np.array([finite(weight) for weight in weights])
         diagonal = np.array([finite(entry) for entry in precision])
-        self._least = np.array([finite(term) for term in least])
-        self._most = np.array([finite(term) for term in most])
         self._telling = (natural(telling), finite(below), finite(above))
-        size = 2 * len(self._first) + 1 if known else 0
+        size = 2 * len(first) + 1 if known else 0
         if (
             self._weights.shape != (size,)
             or diagonal.shape != (size,)
@@ -342,9 +363,9 @@ class Linear:
         ):
             raise ValueError("the parts of a linear model do not fit each other")
         self._count = known
-        self._rows, self._values = array("d"), array("d")
-        self._precision, self._moment = np.diag(diagonal), diagonal * self._weights
-        self._told_at = 0
+        self._rows, self._waiting, self._is_due = array("d"), 0, False
+        self._gram = np.diag([0.0, *diagonal])
+        self._gram[0, 1:] = self._gram[1:, 0] = diagonal * self._weights
         if known:
             self._publish()
         self.doubt()

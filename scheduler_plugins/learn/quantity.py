@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from math import ceil, inf, sqrt
+from math import ceil, copysign, inf, sqrt
 from typing import TYPE_CHECKING, Any
 
 from scheduler_plugins.learn.models import DOUBTED, Model, Vector, finite, natural
@@ -36,7 +36,7 @@ class Residuals:
     there for that, a normal distribution with the spread that was seen so far.
     """
 
-    __slots__ = ("_at", "_ring", "_seen", "error", "p50", "p90", "p99", "scale")
+    __slots__ = ("_at", "_ring", "_seen", "error", "noise", "p50", "p90", "p99")
 
     def __init__(self) -> None:
         self._ring = array("d")
@@ -44,8 +44,9 @@ class Residuals:
         self.p50, self.p90, self.p99 = 0.0, _LEVELS[0][1] * PRIOR_ERROR, _LEVELS[1][1] * PRIOR_ERROR
         self.error = PRIOR_ERROR
         """Half the interquartile range: the median of |residual - p50|, if they spread as far up as down."""
-        self.scale = PRIOR_ERROR
-        """A standard deviation that outliers do not move."""
+        self.noise = PRIOR_ERROR
+        """A standard deviation that outliers do not move, or what the tail makes of it: a function that now and then
+        takes very long says little about a worker when it does."""
 
     def add(self, residual: float) -> None:
         ring = self._ring
@@ -70,12 +71,13 @@ class Residuals:
             self.p50 = p50 = 0.0
             self.error = max(-order[0], order[-1])
         # The prior counts for a task: a spread of nothing after one or two is no knowledge.
-        self.scale = scale = (_SCALE * self.error * n + PRIOR_ERROR) / (n + 1.0)
+        scale = (_SCALE * self.error * n + PRIOR_ERROR) / (n + 1.0)
         p90, p99 = (
             order[place - 1] if (place := ceil(level * (n + 1))) <= n else max(order[-1], p50 + z * scale)
             for level, z in _LEVELS
         )
         self.p90, self.p99 = p90, p99
+        self.noise = max(scale, (p99 - p50) / _LEVELS[1][1])
 
     def to_state(self) -> Any:
         return [round(residual, 4) for residual in (*self._ring[self._at :], *self._ring[: self._at])]
@@ -100,14 +102,14 @@ class Quantity:
     """
 
     __slots__ = (
+        "_ceiling",
         "_detector",
         "_drift",
         "_errors",
+        "_floor",
         "_judged",
         "_leader",
-        "_least",
         "_models",
-        "_most",
         "age",
         "residuals",
         "samples",
@@ -120,8 +122,8 @@ class Quantity:
         self._judged = 0
         self._leader = 0
         self._drift: ADWIN | None = None
-        self._least, self._most = inf, -inf
-        """Of the values learned in this run."""
+        self._floor, self._ceiling = -inf, inf
+        """Of what is predicted, once a value was learned in this run."""
         self.residuals = Residuals()
         self.samples = 0
         """Tasks since the last drift, those of former runs too."""
@@ -141,9 +143,11 @@ class Quantity:
     def predict(self, x: Vector) -> float:
         value = self._models[self._leader].predict(x)
         # A line through a few points says anything about what lies far from them.
-        if value > self._most + FARTHEST:
-            return self._most + FARTHEST if self._most > -inf else value
-        return max(value, self._least - FARTHEST) if self._least < inf else value
+        if value > self._ceiling:
+            return self._ceiling
+        if value < self._floor:
+            return self._floor
+        return value
 
     def learn(self, x: Vector, y: float, expected: float, every: bool) -> bool:
         """Learn a value, and teach every model or the one that leads, which has `expected`; whether there was a drift.
@@ -152,8 +156,8 @@ class Quantity:
         """
         self.samples += 1
         self.age += 1
-        self._least = min(self._least, y)
-        self._most = max(self._most, y)
+        if self.age == 1 or not self._floor <= y - FARTHEST <= y + FARTHEST <= self._ceiling:
+            self._widen(y)
         if self.samples == 1:
             for model in self._models:
                 model.learn(x, y)
@@ -171,11 +175,16 @@ class Quantity:
             drift = self._drift = self._detector()
             if drift is None:
                 return False
-        drift.update(-3.0 if residual < -3.0 else min(residual, 3.0))
+        drift.update(residual if -3.0 < residual < 3.0 else copysign(3.0, residual))
         if drift.drift_detected:
             self._start_over()
             return True
         return False
+
+    def _widen(self, y: float) -> None:
+        is_first = self.age == 1
+        self._floor = y - FARTHEST if is_first else min(self._floor, y - FARTHEST)
+        self._ceiling = y + FARTHEST if is_first else max(self._ceiling, y + FARTHEST)
 
     def _teach(self, x: Vector, y: float) -> None:
         """Judge and teach all models, and see which leads now."""

@@ -18,6 +18,7 @@ PRIOR_SPREAD = 0.3
 """Standard deviation of a worker's log factor, before any is known."""
 PRIOR_WORKERS = 2.0
 """Workers that the prior spread counts for."""
+_PRIOR_SUM = PRIOR_WORKERS * PRIOR_SPREAD * PRIOR_SPREAD
 LEAST_NOISE = 0.2
 """Standard deviation of what befalls one task on one worker; keeps any one task from being believed."""
 LOCAL_SPREAD = 0.2
@@ -100,8 +101,7 @@ class Speeds:
     @property
     def variance(self) -> float:
         """Of the log factors of all workers, as far as it is known."""
-        known = PRIOR_WORKERS * PRIOR_SPREAD * PRIOR_SPREAD
-        return (known + self._spread_sum) / (PRIOR_WORKERS + len(self._spreads))
+        return (_PRIOR_SUM + self._spread_sum) / (PRIOR_WORKERS + len(self._spreads))
 
     def observe(self, worker: str, residual: float, noise: float) -> float:
         """Learn how much longer in log a task took on this worker than the model said; the new log factor."""
