@@ -30,6 +30,8 @@ SCHEMA_VERSION = 1
 
 TOPIC = "swarm"
 """Dask event topic (`Client.subscribe_topic`) on which the scheduler publishes the events of swarm."""
+POST_MORTEM = "swarm-post-mortem"
+"""The one on which a nanny tells the scheduler how its worker ended."""
 
 Resource = Literal["cpu", "memory", "thermal"]
 
@@ -147,6 +149,54 @@ class WorkerJoined(Event):
 class WorkerLeft(Event):
     worker: str
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSuspected(Event):
+    """A worker is silent for longer than its heartbeats ever were: it is given nothing new until it is heard again."""
+
+    worker: str
+    silence_s: float
+    phi: float
+    """Negative decimal logarithm of the chance that its next heartbeat is so late."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCleared(Event):
+    """A suspected worker was heard again."""
+
+    worker: str
+    silence_s: float
+    witness: str = ""
+    """What its witness had said of it: "busy" while it held the GIL, say; empty where none was heard."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCondemned(Event):
+    """A suspected worker was removed, with a witness's word."""
+
+    worker: str
+    verdict: str
+    """`scheduler_plugins.decide.faults.Verdict`."""
+    silence_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDied(Event):
+    """What is known of the end of a worker's process that was not meant to end."""
+
+    worker: str
+    cause: str
+    """One sentence for a person."""
+    exitcode: int | None = None
+    """Of the process; negative: the signal that ended it. None: nobody saw it."""
+    running: tuple[str, ...] = ()
+    """Tasks that probably ran there."""
+    memory_bytes: int | None = None
+    """Of the process, when last seen."""
+    last_lines: tuple[str, ...] = ()
+    """Of its log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

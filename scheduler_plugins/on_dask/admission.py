@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
 from dask.utils import format_bytes
@@ -33,6 +33,18 @@ MOST_INPUTS = 64
 def _share(name: str, otherwise: float) -> float:
     value = dask.config.get(f"distributed.worker.memory.{name}")
     return float(value) if value else otherwise
+
+
+class Death(NamedTuple):
+    """A worker was lost that was not meant to leave."""
+
+    worker: WorkerState
+    lost: dict[TaskState, int]
+    """What it had been given → how often Dask had suspected each before."""
+    ran: set[TaskState]
+    """Those of them that probably ran."""
+    by_memory: bool
+    """Whether its nanny said that it kills it for its memory."""
 
 
 class Admission:
@@ -172,29 +184,49 @@ class Admission:
             self._killed_at_s = {each: at for each, at in self._killed_at_s.items() if now_s - at < AFTER_S}
             self._killed_at_s[str(address)] = now_s
 
-    def remove_worker(self, worker: WorkerState) -> None:
-        """Dask has taken its tasks back, and has counted its death against each of them, unless it was meant to end."""
+    def remove_worker(self, worker: WorkerState) -> Death | None:
+        """Dask has taken its tasks back, and has counted its death against each of them, unless it was meant to end.
+
+        Then this is its death, which is to be judged; with `died`, or `leave` where its memory had no part in it.
+        """
         lost, ran = self._lost.pop(worker, []), self._ran.pop(worker, set())
         suspicious = {task: self._suspicious.pop(task, 0) for task in lost}
         blamed = [task for task in lost if task.suspicious > suspicious[task]]
-        if blamed:
-            self._judge(worker, blamed, ran)
-        for task in lost:
-            self.memory.ended(task, is_done=False)
+        self._forget(worker, [task for task in lost if task not in ran])
+        if not blamed:
+            self.leave(worker, ran)
+            return None
+        before = {task: suspicious[task] for task in blamed}
+        return Death(worker, before, ran.intersection(blamed), worker.address in self._killed_at_s)
+
+    def leave(self, worker: WorkerState, ran: Collection[TaskState] = ()) -> None:
+        """Forget a worker that has left."""
+        self._forget(worker, ran)
         self.memory.leave(worker)
 
-    def _judge(self, worker: WorkerState, lost: list[TaskState], ran: set[TaskState]) -> None:
-        by_memory = worker.address in self._killed_at_s
+    def _forget(self, worker: WorkerState, tasks: Collection[TaskState]) -> None:
+        for task in tasks:
+            if self.memory.worker(task) is worker:
+                self.memory.ended(task, is_done=False)
+
+    @staticmethod
+    def excuse(death: Death) -> None:
+        """Take back what Dask has counted against its tasks."""
+        for task, before in death.lost.items():
+            task.prefix.suspicious -= max(task.suspicious - before, 0)
+            task.suspicious = min(task.suspicious, before)
+
+    def died(self, death: Death, *, by_memory: bool) -> None:
+        """It died of its memory, or that may be so: count it against those whose fault it may be."""
+        worker, ran = death.worker, death.ran
         metrics = worker.metrics  # of its last heartbeat: Dask has forgotten by now what it held
         held_bytes = metrics.get("managed_bytes", 0) - metrics.get("spilled_bytes", {}).get("memory", 0)
         inputs_bytes = sum(need.get_nbytes() for task in ran for need in islice(task.dependencies, MOST_INPUTS))
         results_bytes = min(float(max(held_bytes, inputs_bytes)), self._target * worker.memory_limit)
-        verdict = self.memory.died(
-            worker, lost, ran.intersection(lost), results_bytes=results_bytes, by_memory=by_memory
-        )
-        for task in verdict.excused:
-            task.suspicious -= 1
-            task.prefix.suspicious -= 1
+        verdict = self.memory.died(worker, death.lost, ran, results_bytes=results_bytes, by_memory=by_memory)
+        for task in {*death.lost} - {*verdict.excused}:
+            task.suspicious += 1
+            task.prefix.suspicious += 1
         self._log.warning(
             "worker_died",
             worker=worker.address,
@@ -202,6 +234,7 @@ class Admission:
             suspects=sorted(map(str, verdict.suspects)),
             excused=len(verdict.excused),
         )
+        self.leave(worker, ran)
 
     def look(self) -> None:
         """What time alone shows."""

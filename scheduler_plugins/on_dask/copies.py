@@ -104,6 +104,8 @@ class Copies(SchedulerPlugin):
         self._owns_held = held is None
         self.held = HeldThreads(scheduler, on_held, on_failure) if held is None else held
         self.live: dict[Key, Copying] = {}
+        self.keeps: Callable[[TaskState, WorkerState], bool] = lambda _task, _worker: False
+        """Whether a worker must not be told to drop a result that it has a second copy of."""
         self._copied_s = 0.0
         self._is_installed = False
 
@@ -334,6 +336,9 @@ class Copies(SchedulerPlugin):
                 for need in copying.task.dependencies
             }
             keys = [key for key in keys if key not in needed]
+        worker, tasks = self._scheduler.workers[addr], self._scheduler.tasks
+        if worker in self._scheduler.running:  # not where one is being retired
+            keys = [key for key in keys if not self.keeps(tasks[key], worker)]
         if keys:
             self._dasks_remove_replicas(addr, keys, stimulus_id=stimulus_id)
 

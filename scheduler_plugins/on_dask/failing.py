@@ -10,10 +10,8 @@ if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState
 
-    from swarm.errors import SwarmError
 
-
-def fail(scheduler: Scheduler, task: TaskState, error: SwarmError) -> None:
+def fail(scheduler: Scheduler, task: TaskState, error: Exception) -> None:
     """As `Scheduler.remove_worker` does with `KilledWorker`, from any state in which a task can still run."""
     key, worker = task.key, task.processing_on
     stimulus_id = f"swarm-fail-{time.time()}"

@@ -15,6 +15,9 @@ from swarm.protocol import (
     PartDisabled,
     RunProgressed,
     TelemetryArrived,
+    WorkerCondemned,
+    WorkerDied,
+    WorkerSuspected,
     to_wire,
 )
 from swarm.telemetry.logs import event_fields
@@ -30,7 +33,15 @@ if TYPE_CHECKING:
 
 READINGS = (TelemetryArrived, ClusterSampled, RunProgressed)
 """Events that come all the time: folded into the view, but neither logged nor published nor kept."""
-WARNINGS = (AlertRaised, AgentRefused, ActionRefused, PartDisabled)
+WARNINGS = (
+    AlertRaised,
+    AgentRefused,
+    ActionRefused,
+    PartDisabled,
+    WorkerSuspected,
+    WorkerCondemned,
+    WorkerDied,
+)
 HISTORY = 10_000
 
 

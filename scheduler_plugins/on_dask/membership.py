@@ -6,7 +6,7 @@ import ast
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from distributed.protocol import pickle
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from distributed import Scheduler
 
 INSTALL_TIMEOUT_S = 30.0
+WITNESS = "fault_tolerance"
+"""Name of the agent in a worker's nanny."""
 UNCLAIMED_HELLOS = 1000
 """Hellos of workers that have not registered (yet): a bound, since a worker may end in between."""
 
@@ -58,6 +60,11 @@ class Membership:
 
     def has_agents(self, worker: str) -> bool:
         return worker in self._hellos
+
+    def has_witness(self, worker: str) -> bool:
+        """Whether the worker's nanny has the agent that says what became of the worker."""
+        hello = self._hellos.get(worker)
+        return hello is not None and WITNESS in hello.agents
 
     def worker_joined(self, worker: str) -> list[Event]:
         """The events about the agents of a worker that just registered."""
@@ -100,6 +107,14 @@ class Membership:
         if hello != before and worker in self._scheduler.workers:
             self._publish(_started(worker, hello, time.time()))
         return {"version": swarm.__version__, "settings": self._resolved.settings.flat()}
+
+    async def witness_started(self, worker: str) -> Reply:
+        """The nanny of a worker watches it."""
+        if (hello := self._hellos.get(worker)) is not None and WITNESS not in hello.agents:
+            self._hellos[worker] = hello = replace(hello, agents=(*hello.agents, WITNESS))
+            if worker in self._scheduler.workers:
+                self._publish(_started(worker, hello, time.time()))
+        return {}
 
     async def hello_client(self, client: str, version: str, explicit: dict[str, Any]) -> Reply:
         """A client connects: check versions of everybody, then its settings."""

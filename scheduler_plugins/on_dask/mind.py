@@ -15,10 +15,12 @@ from scheduler_plugins.decide.limits import Limit
 from scheduler_plugins.io.models import Models
 from scheduler_plugins.on_dask.admission import Admission
 from scheduler_plugins.on_dask.choosing import Choosing
+from scheduler_plugins.on_dask.deaths import Deaths
 from scheduler_plugins.on_dask.estimates import Estimates
 from scheduler_plugins.on_dask.held import HeldThreads
 from scheduler_plugins.on_dask.limits import TaskLimits
 from scheduler_plugins.on_dask.placing import Placing
+from scheduler_plugins.on_dask.replicating import Replicating
 from scheduler_plugins.on_dask.speculating import Speculating
 from scheduler_plugins.on_dask.why import Why
 
@@ -27,15 +29,17 @@ if TYPE_CHECKING:
     from distributed.scheduler import TaskState, WorkerState
     from structlog.stdlib import BoundLogger
 
+    from scheduler_plugins.on_dask.detecting import Detecting
     from scheduler_plugins.on_dask.guard import Guard
     from scheduler_plugins.on_dask.why import Recall
+    from swarm.protocol import Event
 
 Key = Any
 NO_LIMIT = Limit()
 LOOK_S = 0.1
 """Between two looks at what runs too long."""
 TICK_S = 1.0
-PART, WHY, LIMITS, COPIES, MEMORY = "placement", "why", "limits", "copies", "memory"
+PART, WHY, LIMITS, COPIES, MEMORY, FAULTS = "placement", "why", "limits", "copies", "memory", "faults"
 """What the guard calls it, what remembers its decisions, what ends tasks that run too long, and what copies them."""
 STRATEGY = "strategy"
 
@@ -55,9 +59,13 @@ class Mind:
         state_directory: str | None,
         limit: Limit = NO_LIMIT,
         *,
+        publish: Callable[[Event], None],
+        has_witness: Callable[[str], bool],
+        detecting: Detecting | None = None,
         tune_when_idle: bool = False,
     ) -> None:
         self._scheduler = scheduler
+        self._detecting = detecting
         self._guard = guard
         self._log = log
         folder = None if state_directory is None else Path(state_directory).expanduser()
@@ -76,6 +84,19 @@ class Mind:
             scheduler, limit, self.held, rng, log, began_s=self._began_s, let_go=self.placing.let_go
         )
         self.admission = Admission(scheduler, self.estimates, log, self._running_on, self._worker_of)
+        self.deaths = Deaths(
+            scheduler,
+            self.admission,
+            has_witness,
+            lambda address: None if detecting is None else detecting.why_condemned(address),
+            self.placing.hold_back,
+            self.placing.let_go,
+            publish,
+            lambda error: self._guard.failed(FAULTS, error),
+        )
+        self.replicating = Replicating(scheduler)
+        if detecting is not None:
+            self.placing.suspected = detecting.suspected
         self._look = PeriodicCallback(self._on_look, LOOK_S * 1000)
         self._ticked_at_s = 0.0
         self.is_on = False
@@ -104,7 +125,9 @@ class Mind:
                 self.held,
                 self._on_copies_failure,
                 self.why,
+                self._has_lost_touch,
             )
+            self.speculating.copies.keeps = self.replicating.keeps
             self.speculating.copies.install()
             undo.pop_all()
         self.is_on = True
@@ -176,12 +199,24 @@ class Mind:
             return False
         if self.held.blocks(task, worker):
             return False
+        if self.deaths.blame.crashes and not self._is_safe(task, worker):
+            return False
         if MEMORY not in self._guard.off:
             try:
                 return self.admission.fits(task, worker)
             except Exception as error:  # noqa: BLE001 - a context manager would cost more than the question
                 self._guard.failed(MEMORY, error)
         return True
+
+    def _has_lost_touch(self, worker: WorkerState) -> bool:
+        """Whether nothing is heard of a worker, and nobody says that it lives."""
+        return self._detecting is not None and self._detecting.has_lost_touch(worker)
+
+    def _is_safe(self, task: TaskState, worker: WorkerState) -> bool:
+        """Whether a task that may crash its worker would harm nobody there."""
+        view = self.placing.placement.views.get(worker)
+        running = 0 if view is None else len(view.load)
+        return self.deaths.blame.fits(task, worker, running, len(worker.has_what), time.time())
 
     def _running_on(self, worker: WorkerState) -> Collection[TaskState]:
         view = self.placing.placement.views.get(worker)
@@ -211,7 +246,11 @@ class Mind:
         self._part(LIMITS, self.limits.look)
         self._part(MEMORY, self.admission.look)
         self._part(STRATEGY, self.choosing.look)
+        self._part(FAULTS, self.replicating.look)
         late = self.placing.look()
+        for worker in () if self._detecting is None else self._detecting.suspected:
+            if self._has_lost_touch(worker) and (view := self.placing.placement.views.get(worker)) is not None:
+                late += [(given, worker) for given in view.load.running.values()]
         if late:
             self._part(COPIES, self.speculating.look, late, self.placing.worked_s, time.time())
         now_s = time.monotonic()
@@ -231,13 +270,21 @@ class Mind:
         worker = next((each for each in self.placing.placement.views if each.address == address), None)
         if worker is not None:
             self._part(LIMITS, self.limits.remove_worker, worker)
-            self._part(MEMORY, self.admission.remove_worker, worker)
+            self.deaths.blame.left(worker)
+            self._part(MEMORY, self._judge_death, worker)
         self._guarded(self.placing.remove_worker, address)
         self._guarded(self.estimates.worker_left, address)
         self.why.worker_left(address)
 
+    def _judge_death(self, worker: WorkerState) -> None:
+        death = self.admission.remove_worker(worker)
+        if death is not None:
+            self.deaths.happened(death)
+            self._part(FAULTS, self.replicating.died)
+
     def log_event(self, topic: str, message: Any) -> None:
         self._part(MEMORY, self.admission.log_event, topic, message)
+        self._part(MEMORY, self.deaths.log_event, topic, message)
 
     def update_graph(self, tasks: Collection[Key]) -> None:
         self._part(STRATEGY, self.choosing.update_graph, tasks)
@@ -246,28 +293,56 @@ class Mind:
 
     def transition(self, key: Key, start: str, finish: str, details: Mapping[str, Any]) -> None:
         """After each transition of each task: the hot path."""
-        if finish == "waiting" or (finish == "released" and start == "memory"):
+        if finish == "waiting":
+            return
+        if finish == "released" and start == "memory":
+            if self.replicating.is_busy:
+                self._part(FAULTS, self.replicating.left_memory, self._scheduler.tasks[key])
             return
         try:
             task = self._scheduler.tasks[key]
             took_s = None
             if finish == "memory" and start == "processing" and (address := details.get("worker")):
-                took_s = self.estimates.finished(task, address, details)
-            has_limits = self.limits.is_asked_for
-            if has_limits:
+                took_s = self._learn(task, address, details)
+            if self.limits.is_asked_for:
                 self.limits.transition(task, start, finish)
-            if MEMORY not in self._guard.off:
-                try:
-                    self.admission.transition(task, start, finish)
-                except Exception as error:  # noqa: BLE001 - a context manager would cost more than the rest
-                    self._guard.failed(MEMORY, error)
+            self._account(task, start, finish)
             self.placing.transition(task, start, finish, took_s)
             self.why.transition(task, start, finish, details)
-            if has_limits and finish == "queued" and self.limits.rests(task):
-                self.placing.hold_back(task)
-                self.why.waits(task, "it has failed, and rests before it is tried again")
-            if finish == "forgotten":
+            if finish == "queued":
+                self._hold_back(task)
+            elif finish == "forgotten":
                 self.estimates.forget(task)
+                self.replicating.forget(task)
                 self.speculating.forget(task)
         except Exception as error:  # noqa: BLE001 - the guard counts it
             self._on_failure(error)
+
+    def _learn(self, task: TaskState, address: str, details: Mapping[str, Any]) -> float | None:
+        """From a task that has finished; returns the seconds that it ran."""
+        took_s = self.estimates.finished(task, address, details)
+        if took_s is not None and FAULTS not in self._guard.off:
+            try:
+                self.replicating.finished(task, took_s)
+            except Exception as error:  # noqa: BLE001 - a context manager would cost more than the rest
+                self._guard.failed(FAULTS, error)
+        return took_s
+
+    def _account(self, task: TaskState, start: str, finish: str) -> None:
+        """What it takes of its worker's memory, and whether it is in quarantine."""
+        if MEMORY not in self._guard.off:
+            try:
+                self.admission.transition(task, start, finish)
+                if self.deaths.blame.crashes:
+                    self.deaths.transition(task, start, finish)
+            except Exception as error:  # noqa: BLE001 - a context manager would cost more than the rest
+                self._guard.failed(MEMORY, error)
+
+    def _hold_back(self, task: TaskState) -> None:
+        """A task is ready; perhaps it may not run yet."""
+        if self.limits.is_asked_for and self.limits.rests(task):
+            self.placing.hold_back(task)
+            self.why.waits(task, "it has failed, and rests before it is tried again")
+        elif self.deaths.holds(task):
+            self.placing.hold_back(task)
+            self.why.waits(task, "its worker died, and it is not known yet of what")

@@ -126,6 +126,8 @@ class Placing:
         self._surprises = 0
         self._round: Iterator[WorkerState] = iter(())
         self._rank_credit = 0.0
+        self.suspected: Collection[WorkerState] = ()
+        """Workers that are silent, by whoever watches heartbeats."""
 
     @property
     def is_installed(self) -> bool:
@@ -362,8 +364,13 @@ class Placing:
             if view.factor > SLOWED * idle_factor or (given.is_known and elapsed_s > given.p99_s):
                 late.append((given, worker))
         self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
-        is_open = worker in self.scheduler.running
-        for task in overdue(view.load, now_s, self.placement.planned_s) if is_open else view.load.tasks():
+        if worker in self.scheduler.running:
+            back = overdue(view.load, now_s, self.placement.planned_s)
+        elif worker in self.suspected:  # it may just be busy: what runs is left alone, or copied
+            back = [*view.load.waiting, *view.load.fetching]
+        else:
+            back = view.load.tasks()
+        for task in back:
             self.recalls.ask(task, worker, now_s)
         return late
 

@@ -14,12 +14,13 @@ import swarm
 from scheduler_plugins.decide.controller import Controller
 from scheduler_plugins.decide.limits import Limit
 from scheduler_plugins.on_dask import observe, selftest
+from scheduler_plugins.on_dask.detecting import Detecting
 from scheduler_plugins.on_dask.enact import Enactor
 from scheduler_plugins.on_dask.explaining import Explaining
 from scheduler_plugins.on_dask.guard import Guard
 from scheduler_plugins.on_dask.loop import ControlLoop
 from scheduler_plugins.on_dask.membership import Membership
-from scheduler_plugins.on_dask.mind import PART, Mind
+from scheduler_plugins.on_dask.mind import FAULTS, PART, Mind
 from scheduler_plugins.on_dask.recording import Recording
 from scheduler_plugins.on_dask.runs import Key, Runs
 from swarm import config_sources
@@ -89,12 +90,26 @@ class SwarmPlugin(SchedulerPlugin):
         self.members = Membership(scheduler, self.resolved, self.loop.take)
         settings = self.resolved.settings
         limit = Limit(settings.task_timeout, settings.task_retries, settings.task_backoff)
-        self.mind = Mind(scheduler, self.guard, self.log, folder, limit, tune_when_idle=settings.tune_when_idle)
+        self.detecting = Detecting(scheduler, self.members.has_witness, self.loop.take, self._on_faults_failure)
+        self.mind = Mind(
+            scheduler,
+            self.guard,
+            self.log,
+            folder,
+            limit,
+            publish=self.loop.take,
+            has_witness=self.members.has_witness,
+            detecting=self.detecting,
+            tune_when_idle=settings.tune_when_idle,
+        )
         for feature, reason in selftest.missing(scheduler).items():
             self.guard.switch_off(feature, reason)
         if self.resolved.settings.load_balancing and self.guard.is_on(PART):
             with self.guard(PART):
                 await self.mind.start()
+        if self.resolved.settings.fault_tolerance and self.guard.is_on(FAULTS):
+            with self.guard(FAULTS):
+                self.detecting.start()
         self._is_running = True
         self._connect()
         for state in list(scheduler.workers.values()):
@@ -106,6 +121,7 @@ class SwarmPlugin(SchedulerPlugin):
         scheduler = self.scheduler
         self._handlers: dict[str, Callable[..., Any]] = {
             "swarm_hello_worker": self.members.hello_worker,
+            "swarm_witness_started": self.members.witness_started,
             "swarm_hello_client": self.members.hello_client,
             "swarm_install_agents": self.members.install_agents,
             "swarm_status": self.status,
@@ -137,6 +153,7 @@ class SwarmPlugin(SchedulerPlugin):
             return
         self._is_running = False
         self._cycle.stop()
+        self.detecting.stop()
         self.mind.stop()
         self.ear.hear = None  # the extension itself stays: workers may still send to it
         if self.scheduler.handlers.get("swarm_status") == self.status:  # not those of a plugin that came after
@@ -167,6 +184,9 @@ class SwarmPlugin(SchedulerPlugin):
         if not self._is_running:
             return
         self.mind.add_worker(worker)
+        if self.detecting.is_on:
+            with self.guard(FAULTS):
+                self.detecting.add_worker(scheduler.workers[worker])
         if self.guard.is_on("membership"):
             with self.guard("membership"):
                 self._welcome(worker)
@@ -175,6 +195,9 @@ class SwarmPlugin(SchedulerPlugin):
         if not self._is_running:
             return
         self.mind.remove_worker(worker)
+        if self.detecting.is_on:
+            with self.guard(FAULTS):
+                self.detecting.remove_worker(worker)
         if self.guard.is_on("membership"):
             with self.guard("membership"):
                 self.members.worker_left(worker)
@@ -280,6 +303,11 @@ class SwarmPlugin(SchedulerPlugin):
                         for run in self.runs.by_key.get(task.key, ()):
                             processing[run.run] = processing.get(run.run, 0) + 1
                 self._take(self.runs.progressed(processing, time.time()))
+
+    def _on_faults_failure(self, error: Exception) -> None:
+        self.guard.failed(FAULTS, error)
+        if not self.guard.is_on(FAULTS):
+            self.detecting.stop()
 
     def _on_disabled(self, part: str, reason: str, failures: int) -> None:
         self.loop.take(PartDisabled(at_s=time.time(), part=part, reason=reason, failures=failures))

@@ -47,6 +47,8 @@ class Speculating:
         Threads that are lost, which is installed already.
     why
         Is told each copy that is started, and how it ended.
+    is_suspect
+        Whether a worker may never be heard of again.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Speculating:
         held: HeldThreads,
         on_failure: Callable[[BaseException], None],
         why: Why,
+        is_suspect: Callable[[WorkerState], bool],
         rules: Rules = DEFAULT,
     ) -> None:
         self._scheduler = scheduler
@@ -69,6 +72,7 @@ class Speculating:
         self._transfer_s = transfer_s
         self._fits = fits
         self._why = why
+        self._is_suspect = is_suspect
         self._rules = rules
         self.copies = Copies(scheduler, on_failure, held=held, on_took_over=self._took_over, on_end=self._ended)
         self._count: dict[TaskState, int] = {}
@@ -134,7 +138,7 @@ class Speculating:
             return None
         samples = self._estimates.of(task).samples
         estimate = Estimate(given.p50_s, given.p99_s, given.p99_s, samples)
-        original = Execution(worker.address, given.started_at_s, estimate)
+        original = Execution(worker.address, given.started_at_s, estimate, self._is_suspect(worker))
         live = self.copies.live.get(task.key)
         copy = None
         if live is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,9 @@ from distributed.protocol import pickle
 
 import swarm
 from swarm import config_sources, errors
+from swarm.agents.black_box import BlackBox
 from swarm.agents.resource import ResourceAgent
-from swarm.agents.task_memory import TaskMemory
+from swarm.agents.task_memory import RUNNING, TaskMemory
 from swarm.config import Layer, Settings, resolve
 from swarm.errors import ConnectError, MissingPackageError, ProtocolError, SettingsError, SwarmError
 from swarm.preloaded import end
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 NAME = "swarm"
 HELLO_TIMEOUT_S = 20.0
+WITNESS_TIMEOUT_S = 60.0
+"""A nanny answers when its worker has started, which may take long on a busy host."""
 OVER = (Status.closing, Status.closed, Status.failed)
 
 
@@ -36,6 +40,8 @@ class AgentHost(WorkerPlugin):
 
     def __init__(self, agents: list[ResourceAgent]) -> None:
         self.agents = agents
+        self.box: BlackBox | None = None
+        """What the nanny reads; None where there is none."""
         self.task_memory = TaskMemory()
         self.failures = 0
 
@@ -50,9 +56,17 @@ class AgentHost(WorkerPlugin):
         for agent in self.agents:
             agent.stop()
         self.task_memory.stop()
+        if self.box is not None:
+            self.box.close()
 
     def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
         self.task_memory.transition(key, start, finish)
+        if self.box is not None:
+            if finish in RUNNING:
+                if start not in RUNNING:
+                    self.box.began(key)
+            elif start in RUNNING:
+                self.box.ended(key)
 
     def heartbeat(self) -> dict[str, float | int] | None:
         """What this worker's next heartbeat carries to `scheduler.extensions["swarm"]`; None when nothing is new."""
@@ -101,9 +115,31 @@ async def start(worker: Worker) -> None:
         sampler.close()
         raise
     log = get_logger(worker=worker.address, agent="host")
+    if settings.fault_tolerance and worker.nanny:
+        # Not awaited: while a worker starts, its nanny answers nobody.
+        worker._ongoing_background_tasks.call_soon(_find_witness, worker, host)
     if host.task_memory.absent:
         log.warning("task_memory_absent", reason=host.task_memory.absent)
     log.info("agents_started", version=swarm.__version__, agents=[agent.name for agent in host.agents])
+
+
+async def _find_witness(worker: Worker, host: AgentHost) -> None:
+    """Have the nanny watch this process, and tell the scheduler that it does."""
+    from swarm.agents.witness import install
+
+    try:
+        host.box = box = BlackBox(worker.local_directory)
+        box.start()
+        about = {"worker": worker.address, "pid": os.getpid(), "box": str(box.path)}
+        async with asyncio.timeout(WITNESS_TIMEOUT_S), worker.rpc(str(worker.nanny)) as nanny:
+            answer = await nanny.run(function=pickle.dumps(install), kwargs=pickle.dumps(about))
+        reason = str(answer.get("exception_text") or "")
+        if not reason:
+            await worker.scheduler.swarm_witness_started(worker=worker.address)
+            return
+    except Exception as error:  # noqa: BLE001 - whatever it is, a worker without a witness works as before
+        reason = f"{type(error).__name__}: {error}"
+    get_logger(worker=worker.address, agent="host").warning("witness_absent", nanny=worker.nanny, reason=reason)
 
 
 async def _hello(worker: Worker, explicit: dict[str, Any], absent: dict[str, str]) -> Settings:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import math
 import random
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -13,8 +14,9 @@ from distributed.comm.core import Comm, CommClosedError
 from distributed.worker_state_machine import FreeKeysEvent, UpdateDataEvent
 
 import swarm
+from swarm.agents.black_box import shown
 from swarm.errors import TwinError
-from swarm.protocol import Telemetry
+from swarm.protocol import POST_MORTEM, Telemetry
 from swarm.twin import comm as comms
 from swarm.twin.models import Cost, Key, WorkerModel
 from swarm.twin.network import SCHEDULER, Fabric, Process
@@ -138,6 +140,8 @@ class Fleet:
         comm = Registration(self.scheduler, self.fabric, worker, self._stole)
         self._streams[worker.address] = comm
         await self.scheduler.add_worker(cast("Comm", comm), **worker.registration())
+        if worker.model.nanny and (started := self.scheduler.handlers.get("swarm_witness_started")) and self._agents:
+            await started(worker=worker.address)
         self.record.event("joined", worker.name)
         waiting = self._registered
         if waiting is not None and not waiting.done() and len(self.scheduler.workers) >= self._expected:
@@ -165,6 +169,9 @@ class Fleet:
             nanny = worker.nanny_address
             self.fabric.carry(nanny, SCHEDULER, 0, 1, self.scheduler.log_event, "worker-restart-memory", killed)
         self.fabric.carry(worker.address, SCHEDULER, 0, 1, self.stream_lost, worker.address)
+        if worker.has_nanny and self._agents:
+            report = _post_mortem(worker, reason)
+            self.fabric.carry(worker.nanny_address, SCHEDULER, 0, 1, self.scheduler.log_event, POST_MORTEM, report)
         if worker.has_nanny and not self._stopping:
             self.to_come += 1
             again_s = self.fabric.loop.now_s + worker.lingers_s + worker.model.restart_s
@@ -281,6 +288,11 @@ class Fleet:
         if op == "close_gracefully":  # whoever asks ends the worker itself
             worker.has_nanny = False
             return None
+        if op == "swarm_witness" and self._agents:
+            return _report(worker)
+        if op == "swarm_end_worker" and self._agents:
+            worker.end("killed by its nanny")
+            return {"ended": True}
         if op not in ("kill", "restart", "terminate"):
             return self._unable(worker, "nanny", op)
         if worker.process.frozen and worker.is_alive:
@@ -314,3 +326,24 @@ class Fleet:
         if failed:
             return {"status": "partial-fail", "keys": failed}
         return {"status": "OK"}
+
+
+def _report(worker: SimulatedWorker) -> dict[str, Any]:
+    """As `swarm.agents.witness.Witness.report`: the kernel tells a process that is stopped from one that is busy."""
+    if not worker.is_alive:
+        return {"process": "gone"}
+    state = "stopped" if worker.stopped else "runs"
+    return {"process": state, "cpu_s": 0.0, "ticks": not worker.process.frozen, "worker": worker.address}
+
+
+def _post_mortem(worker: SimulatedWorker, reason: str) -> dict[str, Any]:
+    """As `swarm.agents.witness.Witness._post_mortem`."""
+    exitcode = {"killed": -signal.SIGKILL, "killed by its nanny": -signal.SIGKILL, "memory": -signal.SIGTERM}
+    return {
+        "worker": worker.address,
+        "exitcode": int(exitcode.get(reason, 0)),
+        "oom_kills": 0,
+        "memory": [],
+        "running": [shown(task.key) for task in worker.state.executing],
+        "last_lines": [],
+    }

@@ -64,7 +64,8 @@ class Injector:
             case f.Crash():
                 worker.end("killed")
             case f.Hang():
-                undo = self._freeze(worker, number, 0.0)
+                worker.stopped += 1
+                undo = partial(self._go_on, worker, self._freeze(worker, number, 0.0))
             case f.HoldGil():
                 worker.let_one_hold_the_gil(number)
                 undo = self._freeze(worker, number, 0.0)
@@ -99,6 +100,11 @@ class Injector:
             self._fabric.thaw(worker.process)
 
         return thaw
+
+    @staticmethod
+    def _go_on(worker: SimulatedWorker, thaw: Undo) -> None:
+        worker.stopped -= 1
+        thaw()
 
     def _taken_away(self, worker: SimulatedWorker) -> None:
         self._fleet.to_come -= 1

@@ -113,6 +113,8 @@ class SimulatedWorker(Computing):
         self.lingers_s = 0.0
         """How long the process outlives its connections when it ends."""
         self.heartbeats_lost = 0
+        self.stopped = 0
+        """By how many signals (SIGSTOP) its process stands still, as the kernel shows it."""
         self._awaits_answer = False
         self.fleet = fleet
         self.record = record

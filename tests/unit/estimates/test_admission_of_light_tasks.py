@@ -54,7 +54,10 @@ class Stage:
             task.suspicious += 1
             task.processing_on = None
             self.admission.transition(task, "processing", "released")
-        self.admission.remove_worker(self.worker)
+        death = self.admission.remove_worker(self.worker)
+        assert death is not None
+        self.admission.excuse(death)
+        self.admission.died(death, by_memory=death.by_memory)
 
 
 @pytest.fixture

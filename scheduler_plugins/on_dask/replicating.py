@@ -1,0 +1,144 @@
+"""Second copies of results on Dask's scheduler: workers are asked to fetch them from each other.
+
+Dask's active memory manager drops each replica that no waiting task needs, every two seconds; those that are kept here
+on purpose it may not have (`keeps`).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from scheduler_plugins.decide.replicas import Hazard, is_worth_a_copy, redo_s
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from distributed import Scheduler
+    from distributed.scheduler import TaskState, WorkerState
+
+MOST_INPUTS = 64
+"""Inputs of a task that are looked at."""
+MOST_AT_ONCE, MOST_BYTES = 200, 256_000_000
+"""Copies that are asked for in one go, of all workers, and their size."""
+MOST_LOOKED_AT = 20_000
+"""Results that are looked at again when a worker has died."""
+FULL_RATIO = 0.4
+"""Share of a worker's memory up to which it is given copies; Dask begins to spill at 0.6."""
+
+
+class Replicating:
+    """Has results copied that are worth it."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._hazard = Hazard()
+        self._looked_s: float | None = None
+        self._share_s: dict[TaskState, float] = {}
+        self._due: dict[TaskState, None] = {}
+        self._kept: set[TaskState] = set()
+        self.copied = 0
+        """Copies that were asked for, ever."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is or will be copied."""
+        return bool(self._due or self._kept)
+
+    # -- told ----------------------------------------------------------------------------------------------------------
+
+    def finished(self, task: TaskState, took_s: float) -> None:
+        """A task has a result. O(inputs)."""
+        shares = self._share_s
+        inputs = (
+            (shares.get(need, 0.0), len(need.dependents or ()))
+            for need in list(task.dependencies)[:MOST_INPUTS]
+            if not need.who_wants
+        )
+        share_s = shares[task] = redo_s(took_s, inputs) if task.dependencies else took_s
+        if self._is_worth(task, share_s):
+            self._due[task] = None
+
+    def left_memory(self, task: TaskState) -> None:
+        """Its result is not needed any more, or is lost."""
+        self._due.pop(task, None)
+        self._kept.discard(task)
+
+    def forget(self, task: TaskState) -> None:
+        self._share_s.pop(task, None)
+        self.left_memory(task)
+
+    def died(self) -> None:
+        """A worker has died that was not meant to: what was safe enough may be so no more."""
+        self._hazard.died()
+        for task in list(self._share_s)[-MOST_LOOKED_AT:]:
+            if task.state == "memory" and self._is_worth(task, self._share_s[task]):
+                self._due[task] = None
+
+    def endangered(self, worker: WorkerState) -> None:
+        """A worker is suspected: what it alone has is copied as soon as it answers."""
+        for task in worker.has_what:
+            if len(task.who_has or ()) == 1:
+                self._due[task] = None
+
+    def keeps(self, task: TaskState, worker: WorkerState) -> bool:
+        """Whether a worker may not be told to drop its copy."""
+        holders = task.who_has or ()
+        return task in self._kept and len(holders) <= 2 and worker in holders
+
+    # -- the look ------------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Ask for the copies that are due. Every 0.1 s."""
+        now_s = time.monotonic()
+        if self._looked_s is not None:
+            self._hazard.passed(now_s - self._looked_s, len(self._scheduler.workers))
+        self._looked_s = now_s
+        if self._due and len(self._scheduler.running) > 1:
+            self._copy(now_s)
+
+    def _is_worth(self, task: TaskState, share_s: float) -> bool:
+        return is_worth_a_copy(
+            share_s, task.get_nbytes(), self._hazard.rate, self._scheduler.bandwidth, is_wanted=bool(task.who_wants)
+        )
+
+    def _copy(self, now_s: float) -> None:
+        scheduler: Any = self._scheduler
+        room = {
+            worker: FULL_RATIO * worker.memory_limit - worker.memory.process if worker.memory_limit else float("inf")
+            for worker in scheduler.running
+        }
+        asked: dict[WorkerState, list[Any]] = {}
+        nbytes = count = 0
+        while self._due and count < MOST_AT_ONCE and nbytes < MOST_BYTES:
+            task = next(iter(self._due))
+            del self._due[task]
+            if not self._is_needed(task):
+                continue
+            to = self._roomiest(task, room)
+            if to is None:
+                continue
+            asked.setdefault(to, []).append(task.key)
+            size = task.get_nbytes()
+            room[to] -= size
+            nbytes += size
+            count += 1
+            self._kept.add(task)
+        for worker, keys in asked.items():
+            scheduler.request_acquire_replicas(worker.address, keys, stimulus_id=f"swarm-replicate-{now_s}")
+            self.copied += len(keys)
+
+    @staticmethod
+    def _is_needed(task: TaskState) -> bool:
+        """Whether one worker alone has it, and somebody will ask for it."""
+        return len(task.who_has or ()) == 1 and not task.actor and bool(task.waiters or task.who_wants)
+
+    @staticmethod
+    def _roomiest(task: TaskState, room: dict[WorkerState, float]) -> WorkerState | None:
+        """The worker to copy it to: on another host if there is one, then with most room."""
+        holders: Collection[WorkerState] = task.who_has or ()
+        hosts = {holder.host for holder in holders}
+        fits: Iterable[WorkerState] = (
+            worker for worker, free in room.items() if worker not in holders and free > task.get_nbytes()
+        )
+        return max(fits, key=lambda worker: (worker.host not in hosts, room[worker]), default=None)
