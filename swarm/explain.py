@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dask.utils import format_bytes
+
 from swarm.errors import ConnectError
 
 if TYPE_CHECKING:
@@ -377,6 +379,9 @@ def _parts(events: Sequence[Facts]) -> Iterator[Part]:
 
 
 def _of_worker(facts: Facts) -> Iterator[str]:
+    if facts["status"] == "dead":
+        yield from _of_death(facts, facts["at_s"])
+        return
     where = f"{facts['name']} ({facts['worker']}, {_counted(facts['threads'], 'thread')}, {facts['status']})"
     factor = facts.get("factor")
     if factor is None:
@@ -402,6 +407,27 @@ def _of_worker(facts: Facts) -> Iterator[str]:
         yield f"  {run['key']} runs for {span(run['runs_s'])}{known}"
     if counts := facts["counts"]:
         yield f"Of its tasks: {', '.join(f'{number} {what}' for what, number in counts.items())}."
+    if before := facts.get("before"):
+        yield ""
+        yield "Before it, there was another of that name:"
+        yield from _of_death(before, facts["at_s"])
+
+
+def _of_death(death: Facts, now_s: float) -> Iterator[str]:
+    """The post-mortem of a worker."""
+    ago = span(max(now_s - death["died_at_s"], 0.0))
+    yield f"{death['name']} ({death['worker']}) died {ago} ago: {death['cause']}."
+    ran = death["running"]
+    yield f"What ran there: {', '.join(ran)}." if ran else "Nothing ran there."
+    if memory := death["memory"]:
+        least, most = (format_bytes(pick(nbytes for _, nbytes in memory)) for pick in (min, max))
+        of = f" of {format_bytes(death['memory_limit'])}" if death["memory_limit"] else ""
+        last, lasted = format_bytes(memory[-1][1]), span(max(memory[-1][0] - memory[0][0], 0.0))
+        yield f"Its memory was {last}{of} when last seen, and between {least} and {most} in the {lasted} before."
+    for title, lines in (("The last lines of its log", death["last_lines"]), ("Its stacks", death["stacks"])):
+        if lines:
+            yield f"{title}:"
+            yield from (f"  {line}" for line in lines)
 
 
 # -- where the facts come from -----------------------------------------------------------------------------------------

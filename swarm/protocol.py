@@ -189,6 +189,7 @@ class WorkerDied(Event):
     worker: str
     cause: str
     """One sentence for a person."""
+    name: str = ""
     exitcode: int | None = None
     """Of the process; negative: the signal that ended it. None: nobody saw it."""
     running: tuple[str, ...] = ()

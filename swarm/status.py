@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import dask
 
 from swarm.agents.host import NAME
 from swarm.errors import ConnectError
+from swarm.explain import span
 from swarm.reach import scheduler_at
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 TIMEOUT_S = 5.0
-MARKS = {"healthy": "[green]✓[/]", "alert": "[red]![/]", "no agent": "[yellow]–[/]", "stale": "[yellow]?[/]"}
+MARKS = {
+    "healthy": "[green]✓[/]",
+    "alert": "[red]![/]",
+    "no agent": "[yellow]–[/]",
+    "stale": "[yellow]?[/]",
+    "suspected": "[red]?[/]",
+}
 
 
 def fetch(address: str | None = None) -> dict[str, Any]:
@@ -65,16 +73,27 @@ def render(status: dict[str, Any], console: Console) -> None:
         console.print(table)
     else:
         line(f"no workers yet: dask worker {status['scheduler']} --preload swarm.agents", "yellow")
+    for text, style in _news(status):
+        line(text, style)
+
+
+def _news(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is worth a line of its own, and its style."""
     for row in status["workers"]:
-        if row["health"] in ("no agent", "stale"):
-            line(f"{row['health']} on {row['name']}: {row['note']}", "yellow")
+        if row["health"] in ("no agent", "stale", "suspected"):
+            yield f"{row['health']} on {row['name']}: {row['note']}", "yellow"
     for alert in status["alerts"][:10]:
         state = "alert" if alert["is_active"] else "past alert"
-        line(f"{state}: {alert['sentence']}", "red" if alert["is_active"] else "dim")
+        yield f"{state}: {alert['sentence']}", "red" if alert["is_active"] else "dim"
+    for death in status.get("deaths", ())[:10]:
+        ran = f"; it ran {', '.join(death['running'][:3])}" if death["running"] else ""
+        ago = span(max(status["totals"]["now_s"] - death["at_s"], 0.0))
+        yield f"lost {death['name']} {ago} ago: {death['cause']}{ran}", "red"
     for run in status["runs"][:10]:
-        line(f"run {run['run']}: {run['status']}, {run['finished']} of {run['tasks']} tasks, {run['elapsed_s']:.1f} s")
+        done = f"{run['finished']} of {run['tasks']} tasks, {run['elapsed_s']:.1f} s"
+        yield f"run {run['run']}: {run['status']}, {done}", ""
     for part, reason in status["off"].items():  # "disabled" comes through the view, which may itself be off
-        line(f"switched off: {part}: {reason}", "red")
+        yield f"switched off: {part}: {reason}", "red"
 
 
 def _percent(value: float | None) -> str:

@@ -67,6 +67,8 @@ class Deaths:
         self._pending: dict[str, Death] = {}
         """Address → a death that nobody has explained yet."""
         self._held: set[TaskState] = set()
+        self.records: dict[str, dict[str, Any]] = {}
+        """Address → what is known of the end of the worker that was there."""
         self._early: dict[str, Mapping[str, Any]] = {}
         """Address → a post-mortem that came before the scheduler knew of the death."""
 
@@ -177,10 +179,25 @@ class Deaths:
     def _tell(self, death: Death, cause: Cause, report: Mapping[str, Any]) -> None:
         memory = report.get("memory") or []
         exitcode = report.get("exitcode")
+        now_s, address, name = time.time(), death.worker.address, str(death.worker.name)
+        self.records[address] = {
+            "worker": address,
+            "name": name,
+            "died_at_s": now_s,
+            "cause": cause.words,
+            "running": sorted(str(task.key) for task in death.ran)[:MOST_NAMED],
+            "memory": [[float(at_s), int(nbytes)] for at_s, nbytes in memory],
+            "memory_limit": death.worker.memory_limit,
+            "last_lines": [str(line) for line in (report.get("last_lines") or [])],
+            "stacks": [str(line) for line in (report.get("stacks") or [])],
+        }
+        if len(self.records) > MOST_KEPT:
+            del self.records[next(iter(self.records))]
         self._publish(
             WorkerDied(
-                at_s=time.time(),
-                worker=death.worker.address,
+                at_s=now_s,
+                worker=address,
+                name=name,
                 cause=cause.words,
                 exitcode=exitcode if isinstance(exitcode, int) else None,
                 running=tuple(sorted(str(task.key) for task in death.ran))[:MOST_NAMED],

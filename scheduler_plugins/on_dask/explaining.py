@@ -53,6 +53,8 @@ class Explaining:
         key = self._key(what)
         if key is None and (worker := self._worker(str(what))) is not None:
             facts = self._of_worker(worker)
+        elif key is None and (death := self._death(str(what))) is not None:
+            facts = {"kind": "worker", "status": "dead", "recent": [], **death}
         else:
             if key is None:
                 key = await self._by_beginning(str(what))
@@ -78,6 +80,11 @@ class Explaining:
         if state is None:
             state = next((each for each in self._scheduler.workers.values() if str(each.name) == what), None)
         return state
+
+    def _death(self, what: str) -> dict[str, Any] | None:
+        """Of the last worker with that name or address that was lost."""
+        deaths = reversed(self._mind.deaths.records.values())
+        return next((death for death in deaths if what in (death["worker"], death["name"])), None)
 
     async def _by_beginning(self, what: str) -> Key:
         found: dict[str, Key] = {}
@@ -245,6 +252,7 @@ class Explaining:
             "recent": [{"key": str(key), **named(entry)} for key, entry in why.recent(address)],
             "runs": [],
             "waiting": 0,
+            "before": self._death(str(state.name)),
         }
         view = self._mind.placing.placement.views.get(state) if self._mind.is_on else None
         if view is None:

@@ -121,7 +121,7 @@ window.swarmPage = (() => {
       tiles.delete(address)
     }
     const by = (health) => rows.filter((row) => row.health === health).length
-    const parts = ["healthy", "alert", "stale", "no agent"].filter(by).map((h) => `${by(h)} ${h}`)
+    const parts = ["healthy", "alert", "suspected", "stale", "no agent"].filter(by).map((h) => `${by(h)} ${h}`)
     setText($("#workers small"), parts.join(" · "))
     paintWorkersNote(rows, by("no agent"))
     if (shownTile) showDetails(shownTile)
@@ -198,6 +198,22 @@ window.swarmPage = (() => {
       return item
     })
     fill("#alerts", items, "No alerts", "No worker is over a limit.")
+  }
+
+  const DEATHS_SHOWN = 5
+
+  function paintDeaths(rows) {
+    $("#deaths").hidden = !rows.length
+    setText($("#deaths small"), rows.length ? number(rows.length) : "")
+    const items = rows.slice(0, DEATHS_SHOWN).map((row) => {
+      const item = el("li", "warning", icon("off"), el("div", "",
+        el("div", "headline", el("b", "", row.name), el("span", "", new Date(row.at_s * 1000).toLocaleTimeString())),
+        el("p", "", row.cause),
+        el("span", "quiet", row.running.length ? "ran " + row.running.slice(0, 3).join(", ") : "nothing ran there")))
+      item.title = row.last_lines.join("\n")
+      return item
+    })
+    fill("#deaths", items, "", "")
   }
 
   function paintRuns(rows) {
@@ -341,6 +357,7 @@ window.swarmPage = (() => {
     totals: paintTotals,
     workers: paintWorkers,
     alerts: paintAlerts,
+    deaths: paintDeaths,
     runs: paintRuns,
     disabled: paintDisabled,
     failure: paintFailure,

@@ -28,11 +28,14 @@ from swarm.protocol import (
     RunSubmitted,
     Telemetry,
     TelemetryArrived,
+    WorkerCleared,
+    WorkerDied,
     WorkerJoined,
     WorkerLeft,
+    WorkerSuspected,
 )
 
-Health = Literal["healthy", "alert", "no agent", "stale"]
+Health = Literal["healthy", "alert", "no agent", "stale", "suspected"]
 Severity = Literal["serious", "warning"]
 
 SEVERITY: dict[Resource, Severity] = {"memory": "serious", "thermal": "warning", "cpu": "warning"}
@@ -117,6 +120,20 @@ class DisabledRow:
 
 
 @dataclass(frozen=True, slots=True)
+class DeathRow:
+    """A worker that was lost."""
+
+    worker: str
+    name: str
+    cause: str
+    running: tuple[str, ...]
+    """Tasks that ran there."""
+    memory_bytes: int | None
+    last_lines: tuple[str, ...]
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RatePoint:
     at_s: float
     tasks_per_s: float
@@ -152,6 +169,8 @@ class _Worker:
     telemetry: Telemetry | None = None
     heard_at_s: float = 0.0
     interval_s: float = 1.0
+    suspected_s: float | None = None
+    """Since when nothing was heard of it, while it is suspected."""
 
 
 @dataclass(slots=True)
@@ -176,6 +195,7 @@ class ViewModel:
         self._ended: deque[_Run] = deque(maxlen=kept)
         self._disabled: dict[str, DisabledRow] = {}
         self._kept = kept
+        self._deaths: deque[DeathRow] = deque(maxlen=kept)
         self._rates: deque[RatePoint] = deque(maxlen=history)
         self._sample: ClusterSampled | None = None
         self._rate_from: ClusterSampled | None = None
@@ -197,6 +217,24 @@ class ViewModel:
                 self._workers[event.worker] = _Worker(event, event.has_agents, heard_at_s=event.at_s)
             case WorkerLeft():
                 self._on_left(event)
+            case WorkerSuspected():
+                if worker := self._workers.get(event.worker):
+                    worker.suspected_s = event.at_s - event.silence_s
+            case WorkerCleared():
+                if worker := self._workers.get(event.worker):
+                    worker.suspected_s = None
+            case WorkerDied():
+                self._deaths.append(
+                    DeathRow(
+                        event.worker,
+                        event.name or event.worker,
+                        event.cause,
+                        event.running,
+                        event.memory_bytes,
+                        event.last_lines,
+                        event.at_s,
+                    )
+                )
             case AgentStarted():
                 if worker := self._workers.get(event.worker):
                     worker.has_agents, worker.refusal, worker.heard_at_s = True, "", event.at_s
@@ -280,6 +318,10 @@ class ViewModel:
             newer += 1
         return list(islice(self._rates, len(self._rates) - newer, None))
 
+    def deaths(self) -> list[DeathRow]:
+        """Workers that were lost, the last one first."""
+        return list(reversed(self._deaths))
+
     def disabled(self) -> list[DisabledRow]:
         """Parts of swarm that were switched off, the last one first."""
         return list(reversed(self._disabled.values()))
@@ -311,6 +353,7 @@ class ViewModel:
             "workers": [_as_dict(row) for row in self.workers(now_s)],
             "alerts": [_as_dict(row) for row in self.alerts(now_s)],
             "runs": [_as_dict(row) for row in self.runs(now_s)],
+            "deaths": [_as_dict(row) for row in self.deaths()],
             "disabled": [_as_dict(row) for row in self.disabled()],
         }
 
@@ -320,7 +363,9 @@ def _worker_row(worker: _Worker, now_s: float) -> WorkerRow:
     age_s = max(0.0, now_s - worker.heard_at_s)
     health: Health = "healthy"
     note = ""
-    if worker.alerts:
+    if worker.suspected_s is not None:
+        health, note = "suspected", f"Silent for {max(now_s - worker.suspected_s, 0.0):.0f} s: it is given nothing new."
+    elif worker.alerts:
         health, note = "alert", next(iter(worker.alerts.values())).reason
     elif not worker.has_agents:
         health, note = "no agent", worker.refusal or "It was started without the agents, so there are no readings."
@@ -385,6 +430,6 @@ def _run_row(run: _Run, now_s: float) -> RunRow:
     )
 
 
-def _as_dict(row: WorkerRow | AlertRow | RunRow | DisabledRow | Totals) -> dict[str, Any]:
+def _as_dict(row: WorkerRow | AlertRow | RunRow | DeathRow | DisabledRow | Totals) -> dict[str, Any]:
     # dataclasses.asdict copies deeply, which costs several times as much.
     return {name: getattr(row, name) for name in row.__slots__}
