@@ -106,7 +106,7 @@ class Blame:
         self.crashes[task].append(words)
         return task if len(self.crashes[task]) >= MOST_ALONE else None
 
-    def fits(self, task: Task, worker: Worker, running: int, results: int, now_s: float) -> bool:
+    def fits(self, task: Task, worker: Worker, running: int, has_nothing: bool, now_s: float) -> bool:
         """Whether the worker may be given the task: what is in quarantine runs alone, one task at a time.
 
         Best on a worker that holds nothing, such as the one that its nanny starts after the crash: its end would take
@@ -116,15 +116,15 @@ class Blame:
         ----------
         running
             Tasks that the worker has been given and that are not over.
-        results
-            That it has in memory.
+        has_nothing
+            Whether it has no results, and somebody would see how it ends.
         """
         there = self._for.get(worker)
         if task not in self.crashes:
             return there is None
         if there is not task and self._for:
             return False
-        is_due = not (running or results) or now_s - self._since_s[task] > PATIENCE_S
+        is_due = (has_nothing and not running) or now_s - self._since_s[task] > PATIENCE_S
         if is_due:
             self._for[worker] = task
         return is_due and running == 0

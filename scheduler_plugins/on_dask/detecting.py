@@ -42,7 +42,7 @@ ANSWER_S = 2.0
 """For a witness to answer: it looks twice, and its host may be busy."""
 STIMULUS = "swarm-condemned"
 REASONS: dict[Verdict, str] = {
-    "stopped": "its process is stopped (state T), says its nanny, which starts a new one",
+    "stopped": "its process was stopped (state T), says a witness on its host",
     "gone": "its process is gone",
     "unreachable": "neither it nor anybody on its host answers",
     "cut off": "its process works, says its nanny, but the scheduler hears nothing of it",
@@ -56,6 +56,8 @@ class Detecting:
     ----------
     has_witness
         Whether the nanny of a worker has an agent of ours.
+    neighbour_of
+        (worker, those that are silent) → another worker that can look at its process, which that is, since when.
     publish
         Takes the events.
     """
@@ -64,12 +66,16 @@ class Detecting:
         self,
         scheduler: Scheduler,
         has_witness: Callable[[str], bool],
+        neighbour_of: Callable[[str, Collection[str]], tuple[str, int, float] | None],
         publish: Callable[[Event], None],
         on_failure: Callable[[Exception], None],
         rules: Rules = DEFAULT,
     ) -> None:
         self._scheduler = scheduler
         self._has_witness = has_witness
+        self._neighbour_of = neighbour_of
+        self.on_suspected: Callable[[WorkerState], None] = lambda _worker: None
+        """Is told each worker that is suspected, once."""
         self._publish = publish
         self._on_failure = on_failure
         self._rules = rules
@@ -169,6 +175,7 @@ class Detecting:
         self._publish(
             WorkerSuspected(at_s=now_s, worker=worker.address, silence_s=change.silence_s, phi=min(change.phi, 99.0))
         )
+        self.on_suspected(worker)
         if worker.status is Status.running:
             self._paused.add(worker)
             self._scheduler.handle_worker_status_change(Status.paused, worker, f"swarm-suspected-{now_s}")
@@ -213,11 +220,17 @@ class Detecting:
                 del self._asked[worker]
 
     async def _report(self, worker: WorkerState) -> Report | None:
-        """Of the nanny's witness; where there is none, or it does not answer, whether the host takes a connection."""
+        """Of the nanny's witness, else of a neighbour on its host; else whether its host takes a connection for it."""
         if worker.nanny and self._has_witness(worker.address):
             answer = await self._within(self._call(worker.nanny, op="swarm_witness"))
             if answer and answer.get("worker", worker.address) == worker.address:
                 return Report(answer["process"], answer.get("cpu_s", 0.0), answer.get("ticks"), is_witnessed=True)
+        silent = {each.address for each in self.suspected}
+        if (neighbour := self._neighbour_of(worker.address, silent)) is not None:
+            address, pid, created_s = neighbour
+            answer = await self._within(self._call(address, op="swarm_neighbour", pid=pid, created_s=created_s))
+            if answer:
+                return Report(answer["process"], answer.get("cpu_s", 0.0), is_witnessed=True)
         return await self._knock(worker.address)
 
     async def _call(self, address: str, op: str, **message: Any) -> Any:

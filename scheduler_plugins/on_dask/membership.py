@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,8 @@ class Hello:
     version: str
     agents: tuple[str, ...]
     absent: Mapping[str, str]
+    process: tuple[int, float, str] | None = None
+    """`swarm.agents.process_state.identity` of the worker."""
 
 
 class Membership:
@@ -65,6 +67,24 @@ class Membership:
         """Whether the worker's nanny has the agent that says what became of the worker."""
         hello = self._hellos.get(worker)
         return hello is not None and WITNESS in hello.agents
+
+    def neighbour_of(self, worker: str, silent: Collection[str]) -> tuple[str, int, float] | None:
+        """Another worker that can look at this one's process, the number of that, and when it started; None: nobody."""
+        hello = self._hellos.get(worker)
+        if hello is None or hello.process is None:
+            return None
+        pid, created_s, place = hello.process
+        near = (
+            address
+            for address, other in self._hellos.items()
+            if other.process is not None
+            and other.process[2] == place
+            and address != worker
+            and address in self._scheduler.workers
+            and address not in silent
+        )
+        address = next(near, None)
+        return None if address is None else (address, pid, created_s)
 
     def worker_joined(self, worker: str) -> list[Event]:
         """The events about the agents of a worker that just registered."""
@@ -93,6 +113,7 @@ class Membership:
         explicit: dict[str, Any],
         agents: Collection[str] = (),
         absent: Mapping[str, str] | None = None,
+        process: Sequence[Any] | None = None,
     ) -> Reply:
         """The agents of a worker want to start: check versions, then settings; answer with the settings to use."""
         try:
@@ -102,7 +123,7 @@ class Membership:
             return self._refuse(worker, error)
         self._refused.pop(worker, None)
         self._bound(self._hellos)
-        before, hello = self._hellos.get(worker), Hello(version, tuple(agents), dict(absent or {}))
+        before, hello = self._hellos.get(worker), Hello(version, tuple(agents), dict(absent or {}), _process(process))
         self._hellos[worker] = hello
         if hello != before and worker in self._scheduler.workers:
             self._publish(_started(worker, hello, time.time()))
@@ -188,6 +209,13 @@ class Membership:
         unclaimed = [worker for worker in known if worker not in self._scheduler.workers]
         for worker in unclaimed[: max(0, len(unclaimed) - UNCLAIMED_HELLOS)]:
             del known[worker]
+
+
+def _process(said: Sequence[Any] | None) -> tuple[int, float, str] | None:
+    match said:
+        case [int() as pid, float() as created_s, str() as place]:
+            return pid, created_s, place
+    return None
 
 
 def _started(worker: str, hello: Hello, at_s: float) -> AgentStarted:

@@ -66,6 +66,7 @@ class Mind:
     ) -> None:
         self._scheduler = scheduler
         self._detecting = detecting
+        self._has_witness = has_witness
         self._guard = guard
         self._log = log
         folder = None if state_directory is None else Path(state_directory).expanduser()
@@ -97,6 +98,7 @@ class Mind:
         self.replicating = Replicating(scheduler)
         if detecting is not None:
             self.placing.suspected = detecting.suspected
+            detecting.on_suspected = lambda worker: self._part(FAULTS, self.replicating.endangered, worker)
         self._look = PeriodicCallback(self._on_look, LOOK_S * 1000)
         self._ticked_at_s = 0.0
         self.is_on = False
@@ -216,7 +218,9 @@ class Mind:
         """Whether a task that may crash its worker would harm nobody there."""
         view = self.placing.placement.views.get(worker)
         running = 0 if view is None else len(view.load)
-        return self.deaths.blame.fits(task, worker, running, len(worker.has_what), time.time())
+        is_seen = not worker.nanny or self._has_witness(worker.address)  # a nanny has none before its worker is up
+        has_nothing = is_seen and not worker.has_what
+        return self.deaths.blame.fits(task, worker, running, has_nothing, time.time())
 
     def _running_on(self, worker: WorkerState) -> Collection[TaskState]:
         view = self.placing.placement.views.get(worker)

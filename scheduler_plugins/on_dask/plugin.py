@@ -90,7 +90,9 @@ class SwarmPlugin(SchedulerPlugin):
         self.members = Membership(scheduler, self.resolved, self.loop.take)
         settings = self.resolved.settings
         limit = Limit(settings.task_timeout, settings.task_retries, settings.task_backoff)
-        self.detecting = Detecting(scheduler, self.members.has_witness, self.loop.take, self._on_faults_failure)
+        self.detecting = Detecting(
+            scheduler, self.members.has_witness, self.members.neighbour_of, self.loop.take, self._on_faults_failure
+        )
         self.mind = Mind(
             scheduler,
             self.guard,

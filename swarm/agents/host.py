@@ -14,6 +14,7 @@ from distributed.protocol import pickle
 import swarm
 from swarm import config_sources, errors
 from swarm.agents.black_box import BlackBox
+from swarm.agents.process_state import identity, neighbour
 from swarm.agents.resource import ResourceAgent
 from swarm.agents.task_memory import RUNNING, TaskMemory
 from swarm.config import Layer, Settings, resolve
@@ -49,10 +50,12 @@ class AgentHost(WorkerPlugin):
         for agent in self.agents:
             agent.start()
         self.task_memory.start(worker)
+        worker.handlers["swarm_neighbour"] = neighbour
         worker.extensions[NAME] = self
 
     def teardown(self, worker: Worker) -> None:
         worker.extensions.pop(NAME, None)
+        worker.handlers.pop("swarm_neighbour", None)
         for agent in self.agents:
             agent.stop()
         self.task_memory.stop()
@@ -156,6 +159,7 @@ async def _hello(worker: Worker, explicit: dict[str, Any], absent: dict[str, str
                 explicit=explicit,
                 agents=[ResourceAgent.name],
                 absent=absent,
+                process=identity(),
             )
     except TimeoutError:
         raise ConnectError(

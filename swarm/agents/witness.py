@@ -8,7 +8,6 @@ last lines of the log.
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 import time
@@ -23,6 +22,7 @@ from distributed.diagnostics.plugin import NannyPlugin
 from tornado.ioloop import PeriodicCallback
 
 from swarm.agents.black_box import BlackBoxReader
+from swarm.agents.process_state import look_twice
 from swarm.protocol import POST_MORTEM
 from swarm.telemetry.sources.cgroup import CgroupMemory
 from swarm.telemetry.sources.source import SourceAbsent
@@ -33,13 +33,8 @@ if TYPE_CHECKING:
 NAME = "swarm-witness"
 SAMPLE_S = 1.0
 HISTORY_S = 60.0
-LOOK_AGAIN_S = 0.15
-"""Between the two looks of one report: a profiler stops a process for milliseconds, and that means nothing."""
 TICKS_S = 2.0
 """Age of the last tick from which on the event loop counts as blocked."""
-STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
-GONE = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-BLOCKED = (psutil.STATUS_DISK_SLEEP,)
 
 
 class Witness(NannyPlugin):
@@ -133,14 +128,9 @@ class Witness(NannyPlugin):
         process = self._process
         if process is None:
             return {"process": "gone"} if self._nanny.pid is None else {}
-        first, cpu_before_s = _state(process)
-        await asyncio.sleep(LOOK_AGAIN_S)
-        again, cpu_s = _state(process)
-        state = first if first == again else "runs"
-        if again == "gone":
-            state = "gone"
+        state, cpu_s = await look_twice(process)
         ticks = None if self._box is None else self._box.tick_age_s(time.monotonic()) < TICKS_S
-        return {"process": state, "cpu_s": max(cpu_s - cpu_before_s, 0.0), "ticks": ticks, "worker": self._worker}
+        return {"process": state, "cpu_s": cpu_s, "ticks": ticks, "worker": self._worker}
 
     async def end(self, worker: str) -> dict[str, Any]:
         """Kill the worker's process, if it is still that worker, and stopped; the nanny starts a new one."""
@@ -174,19 +164,6 @@ class Witness(NannyPlugin):
             "last_lines": [] if self._box is None else self._box.last_lines()[-20:],
             "stacks": [] if self._box is None else self._box.stacks()[:40],
         }
-
-
-def _state(process: psutil.Process) -> tuple[str, float]:
-    """What the kernel says of it, and its CPU seconds."""
-    try:
-        status, times = process.status(), process.cpu_times()
-    except psutil.NoSuchProcess:
-        return "gone", 0.0
-    kind = next(
-        (kind for kind, all_of in (("stopped", STOPPED), ("gone", GONE), ("blocked", BLOCKED)) if status in all_of),
-        "runs",
-    )
-    return kind, times.user + times.system
 
 
 async def install(worker: str, pid: int, box: str, dask_worker: Any = None) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from distributed import Client, KilledWorker, LocalCluster, wait
 
+from swarm.deploy.local import LocalProcesses
+from swarm.deploy.spec import ClusterSpec
 from swarm.protocol import Event, WorkerCleared, WorkerCondemned, WorkerDied, WorkerSuspected
 from tests.support.waiting import wait_until
 
@@ -144,3 +146,22 @@ def test_a_worker_that_somebody_kills_is_nobodys_fault() -> None:
         assert long.result(timeout=40) == 7
         assert all("SIGKILL" in death.cause for death in events(scheduler, WorkerDied))
         assert scheduler.tasks[long.key].suspicious == 0
+
+
+def test_without_nannies_a_neighbour_on_the_host_is_the_witness() -> None:
+    with (
+        LocalProcesses(ClusterSpec(workers=3, threads_per_worker=1, nanny=False, dashboard_port=None)) as local,
+        Client(local.address) as client,
+    ):
+        client.wait_for_workers(3)
+        held = client.submit(nap, 1, pure=False)
+        wait(held)
+        (holder,) = client.who_has([held])[held.key]
+        pid = client.run(os.getpid)[holder]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            sums = client.map(add, [held] * 10, range(10), pure=False)
+            assert client.gather(sums) == list(range(1, 11))
+            assert holder not in client.scheduler_info()["workers"]
+        finally:
+            os.kill(pid, signal.SIGCONT)

@@ -43,32 +43,32 @@ def test_those_that_ran_beside_it_run_alone_and_are_cleared_when_they_end() -> N
     blame = Blame()
     for at_s in range(10):
         assert blame.crashed(["bad", "good"], "SIGSEGV", at_s) is None, "which of the two it was is not known"
-    assert not blame.fits("good", "w", running=1, results=0, now_s=10.0)
-    assert blame.fits("good", "w", running=0, results=0, now_s=10.0)
-    assert not blame.fits("other", "w", running=0, results=0, now_s=10.0), "the worker is its own"
-    assert not blame.fits("bad", "v", running=0, results=0, now_s=10.0), "one at a time"
+    assert not blame.fits("good", "w", running=1, has_nothing=True, now_s=10.0)
+    assert blame.fits("good", "w", running=0, has_nothing=True, now_s=10.0)
+    assert not blame.fits("other", "w", running=0, has_nothing=True, now_s=10.0), "the worker is its own"
+    assert not blame.fits("bad", "v", running=0, has_nothing=True, now_s=10.0), "one at a time"
     blame.over("good")
-    assert blame.fits("other", "w", running=3, results=9, now_s=10.0)
-    assert blame.fits("bad", "v", running=0, results=0, now_s=10.0)
+    assert blame.fits("other", "w", running=3, has_nothing=False, now_s=10.0)
+    assert blame.fits("bad", "v", running=0, has_nothing=True, now_s=10.0)
 
 
 def test_it_waits_for_a_worker_with_nothing_to_lose_but_not_for_ever() -> None:
     blame = Blame()
     blame.crashed(["bad"], "SIGSEGV", 0.0)
-    assert not blame.fits("bad", "w", running=0, results=5, now_s=1.0)
-    assert not blame.fits("bad", "w", running=2, results=5, now_s=PATIENCE_S + 1.0)
-    assert not blame.fits("other", "w", running=2, results=5, now_s=PATIENCE_S + 1.0), "it is emptied for it"
-    assert blame.fits("bad", "w", running=0, results=7, now_s=PATIENCE_S + 2.0)
+    assert not blame.fits("bad", "w", running=0, has_nothing=False, now_s=1.0)
+    assert not blame.fits("bad", "w", running=2, has_nothing=False, now_s=PATIENCE_S + 1.0)
+    assert not blame.fits("other", "w", running=2, has_nothing=False, now_s=PATIENCE_S + 1.0), "it is emptied for it"
+    assert blame.fits("bad", "w", running=0, has_nothing=False, now_s=PATIENCE_S + 2.0)
 
 
 def test_a_worker_that_leaves_or_loses_the_task_is_free_again() -> None:
     blame = Blame()
     blame.crashed(["bad"], "SIGSEGV", 0.0)
-    assert blame.fits("bad", "w", running=0, results=0, now_s=1.0)
+    assert blame.fits("bad", "w", running=0, has_nothing=True, now_s=1.0)
     blame.taken("bad")
-    assert blame.fits("other", "w", running=0, results=0, now_s=1.0)
-    assert blame.fits("bad", "w", running=0, results=0, now_s=1.0)
+    assert blame.fits("other", "w", running=0, has_nothing=True, now_s=1.0)
+    assert blame.fits("bad", "w", running=0, has_nothing=True, now_s=1.0)
     blame.left("w")
-    assert blame.fits("bad", "v", running=0, results=0, now_s=1.0)
+    assert blame.fits("bad", "v", running=0, has_nothing=True, now_s=1.0)
     blame.over("bad")
     assert not blame.crashes
