@@ -120,7 +120,7 @@ class Load:
         if given.arrives_at_s - given.sent_at_s > FETCH_S:
             self.fetching[given.task] = given
             self.ahead_bytes += given.nbytes
-        elif self.free_threads > 0:
+        elif self.threads - self.held > len(self.running):
             given.started_at_s = given.arrives_at_s
             self.running[given.task] = given
         else:
@@ -159,11 +159,12 @@ class Load:
 
     def _begin(self, now_s: float) -> None:
         """What waits runs on the threads that are free."""
-        while self.waiting and self.free_threads > 0:
-            following = next(iter(self.waiting.values()))
+        waiting, running = self.waiting, self.running
+        while waiting and self.threads - self.held > len(running):
+            following = next(iter(waiting.values()))
             self._waits_no_more(following)
             following.started_at_s = now_s
-            self.running[following.task] = following
+            running[following.task] = following
 
     def _waits_no_more(self, given: Given) -> None:
         del self.waiting[given.task]

@@ -15,34 +15,21 @@ room. So little of what turns out wrong has to be undone. What is weighed:
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from itertools import islice
-from math import exp2, floor, inf, log2
-from typing import Any, NamedTuple
+from math import inf, log2
+from typing import NamedTuple
 
-from scheduler_plugins.decide.load import FETCH_S, Given, Load
+from scheduler_plugins.decide.books import MOST_LEAD_S, Books
+from scheduler_plugins.decide.load import FETCH_S, PER_TASK_S
+from scheduler_plugins.decide.shelves import ANYWHERE, NOWHERE, PER_OCTAVE, ROOTS, Cost, Entry, Task, Worker, highest_s
 from scheduler_plugins.decide.strategy import DEFAULT, Strategy
-
-Task = Any
-"""As whoever uses this names it; hashable."""
-Worker = Any
-Priority = tuple[Any, ...]
-"""As Dask's: what lower comes first, goes first. The first part is the user's, and no rule goes over it."""
-Place = tuple[Any, int]
+from scheduler_plugins.decide.views import WorkerView
 
 SLOWER = 1.3
 """Ratio of durations from which on a worker counts as slower than another: speeds are learned from noisy durations."""
-PER_OCTAVE = 4
-"""Steps of rank and of speed within a factor of two."""
-MOST_TRIED = 10_000
-"""Kinds of task that are remembered to have been tried."""
-MOST_LEAD_S = 0.1
-"""Most that the horizon is extended for transfers."""
-LEAD_RATE = 0.1
-"""Weight of the last transfer in the moving average."""
+SLOWER_STEPS = max(round(log2(SLOWER) * PER_OCTAVE), 1)
 CERTAIN = 2
 """Tasks after which it may be trusted when a worker says that it will soon be free."""
 SHORT_S = 0.1
@@ -53,28 +40,10 @@ WAITING_BYTES = 64e6
 """Predicted results of the tasks that wait on one worker."""
 TRIES = 4
 """Tasks that a worker may decline before it is left idle, and workers that may before the slower ones are not asked."""
-MOST_STALE = 4
-"""Items on a shelf, over the tasks that are ready there, from which on it is tidied."""
+BRIEF_S = 0.005
+"""Tasks that are known to take less than this are given several at a time."""
 LOOKS = 16
 """Tasks that may not fit on a worker before it is left idle."""
-
-
-ROOTS, ANYWHERE = "roots", "anywhere"
-"""Homes of tasks that have none: those that begin something new, and those that go on with something."""
-_NOWHERE = (ROOTS, ANYWHERE)
-
-
-class Cost(NamedTuple):
-    """What is known of a ready task."""
-
-    p50_s: float
-    """On a worker of average speed, as is p99_s."""
-    p99_s: float
-    is_known: bool
-    """Whether a task of its function has ever been seen."""
-    output_bytes: float
-    kind: Any = None
-    """For the first of many tasks of a function of which nothing is known: what they have in common."""
 
 
 class Choice(NamedTuple):
@@ -86,6 +55,8 @@ class Choice(NamedTuple):
     """Why: "probe" (the first of its kind: many will follow), "critical", "longest" (of those that nothing waits for),
     "order", "local", "moved" (away from its inputs), "filler" (the best for a slow worker) or "prefetch" (its inputs
     can come while the worker is busy)."""
+    more: Sequence[Task] = ()
+    """Short ones that come next, and go along."""
 
 
 class Outlook(NamedTuple):
@@ -99,177 +70,11 @@ class Outlook(NamedTuple):
     """For the faster ones to end what they have and then what is ready."""
 
 
-class Entry:
-    """A ready task in the pool."""
-
-    __slots__ = (
-        "cost",
-        "home",
-        "input_bytes",
-        "is_last",
-        "is_ready",
-        "left_until_s",
-        "level",
-        "place",
-        "priority",
-        "rank_s",
-        "task",
-    )
-
-    def __init__(
-        self, task: Task, priority: Priority, cost: Cost, rank_s: float, home: Worker, input_bytes: float, is_last: bool
-    ) -> None:
-        self.task = task
-        self.priority = priority
-        self.level = priority[0]
-        self.cost = cost
-        self.rank_s = max(rank_s, cost.p50_s)
-        self.home = home
-        """The worker with most of its inputs; or ROOTS, or ANYWHERE."""
-        self.input_bytes = input_bytes
-        self.is_last = is_last
-        """Whether nothing waits for its result."""
-        self.place = (self.level, -2 * _step(self.rank_s) + is_last)
-        """What lower comes first, the user wants first; of that, longer paths come first. Odd: nothing waits for it."""
-        self.is_ready = True
-        self.left_until_s = inf
-        """So long workers leave it to others."""
-
-
-Item = tuple[Priority, int, Entry]
-
-
-class Shelf:
-    """Ready tasks with their inputs on the same worker, by rank."""
-
-    __slots__ = ("_order", "_places", "backlog_step", "count", "heaps", "seconds")
-
-    def __init__(self) -> None:
-        self._order: list[Item] = []
-        """All of them by priority. What was taken otherwise stays in a heap until it comes up."""
-        self.heaps: dict[Place, list[Item]] = {}
-        """By priority. Tasks of about the same rank go in Dask's order."""
-        self._places: list[Place] = []
-        """Of the heaps, in order."""
-        self.count = 0
-        """Of tasks that are still ready."""
-        self.seconds = 0.0
-        self.backlog_step: int | None = None
-        """Under which its worker is found among those with most to do."""
-
-    def put(self, entry: Entry, serial: int) -> None:
-        heappush(self._order, self._put_by_rank(entry, serial))
-        if len(self._order) + len(self.heaps[entry.place]) > MOST_STALE * (self.count + 16):
-            self._tidy()
-
-    def _tidy(self) -> None:
-        """Drop what is no longer ready, and what was put more than once: it may never come up."""
-        first: dict[Entry, Item] = {}
-        for item in sorted(self._order):
-            if item[2].is_ready:
-                first.setdefault(item[2], item)
-        self._order = list(first.values())
-        self.heaps.clear()
-        self._places.clear()
-        for _, serial, entry in self._order:
-            self._put_by_rank(entry, serial)
-
-    def replace(self, entry: Entry, before: Place, serial: int) -> None:
-        """Its rank has changed; what was put before is passed over when it comes up."""
-        self._put_by_rank(entry, serial)
-        self.head(before)
-
-    def _put_by_rank(self, entry: Entry, serial: int) -> Item:
-        heap = self.heaps.get(entry.place)
-        if heap is None:
-            heap = self.heaps[entry.place] = []
-            insort(self._places, entry.place)
-        item = (entry.priority, serial, entry)
-        heappush(heap, item)
-        return item
-
-    def head(self, place: Place) -> Entry | None:
-        """The first of this place that is still ready."""
-        heap = self.heaps.get(place)
-        while heap:
-            entry = heap[0][2]
-            if entry.is_ready and entry.place == place:
-                return entry
-            heappop(heap)
-        if heap is not None:
-            del self.heaps[place]
-            self._places.remove(place)
-        return None
-
-    def first(self) -> Entry | None:
-        """The first in Dask's order."""
-        order = self._order
-        while order:
-            entry = order[0][2]
-            if entry.is_ready:
-                return entry
-            heappop(order)
-        return None
-
-    def longest(self, limit_s: float = inf) -> Entry | None:
-        """The one with the highest rank, of those not above the limit; what the user wants first before others."""
-        least = -inf if limit_s == inf else -2 * _step(limit_s)
-        for place in list(self._places):
-            if place[1] >= least and (entry := self.head(place)) is not None and entry.rank_s <= limit_s:
-                return entry
-        return None
-
-
-@dataclass(slots=True)
-class Tally:
-    """Workers that are about equally fast, together."""
-
-    views: dict[Worker, WorkerView] = field(default_factory=dict)
-    threads: int = 0
-    speed: float = 0.0
-    """Threads over factors."""
-    given: int = 0
-    """Tasks that they have."""
-    ends_s: float = 0.0
-    """Sum of the times at which these are thought to end."""
-
-
-@dataclass(slots=True)
-class WorkerView:
-    """A worker that may be given tasks."""
-
-    worker: Worker
-    load: Load
-    factor: float = 1.0
-    """Of durations, over those on an average worker."""
-    step: int = 0
-    """Of the factor."""
-    unsure_steps: int = 0
-    ends_s: float = 0.0
-    """Sum of the times at which its tasks are thought to end."""
-    is_hungry: bool = False
-    seen: int = 0
-    """Tasks that it has ended."""
-    wakes_at_s: float = inf
-    """When it will be asked anyway."""
-    sends_until_s: float = 0.0
-    """When the inputs that others were told to fetch from it will have gone."""
-    sends: dict[Worker, float] = field(default_factory=dict)
-    """To whom, until when. What many tasks there need is fetched once."""
-
-    def send(self, worker: Worker, seconds: float, now_s: float) -> None:
-        """Another worker was given a task whose inputs are here."""
-        if self.sends.get(worker, 0.0) < now_s:
-            if self.sends_until_s < now_s:
-                self.sends.clear()
-            self.sends[worker] = self.sends_until_s = max(self.sends_until_s, now_s) + seconds
-
-
 def _anything(task: Task, worker: Worker) -> bool:  # noqa: ARG001 - the default of `Placement.fits`
     return True
 
 
-class Placement:
+class Placement(Books):
     """The pool, the workers, and the rules.
 
     Parameters
@@ -296,312 +101,14 @@ class Placement:
         fits: Callable[[Task, Worker], bool] = _anything,
         strategy: Strategy = DEFAULT,
     ) -> None:
-        self._factor = factor
-        self._transfer_s = transfer_s
+        super().__init__(factor=factor, transfer_s=transfer_s, strategy=strategy)
         self._remaining_s = remaining_s
         self._is_open = is_open
         self._fits = fits
         self._misfits: list[WorkerView] = []
         """Workers with room that nothing fitted on."""
-        self.strategy = strategy
-        """May be replaced by another at any time."""
-        self._lead_s = 0.0
-        """Moving average of the transfers of tasks that were given to workers."""
-        self._entries: dict[Task, Entry] = {}
-        self._shelves: dict[Worker, Shelf] = {}
-        self._places: dict[Any, dict[int, dict[Worker, int]]] = {}
-        """The user's priority → step of rank, negative → home → how many are ready."""
-        self._backlogs: dict[int, dict[Worker, None]] = {}
-        """Step of the time that the tasks take of which a worker has the inputs → such workers."""
-        self._unknown: dict[tuple[Any, Any], Task] = {}
-        """Priority and kind of task of which nothing is known, and none has been tried → the first that is ready."""
-        self._tried: set[Any] = set()
-        self._serial = 0
-        self.views: dict[Worker, WorkerView] = {}
-        self._on: dict[Task, WorkerView] = {}
-        self._speeds: dict[int, Tally] = {}
-        """Step of the factor → the workers there."""
-        self._pool_s = 0.0
-        """Durations of all that is in the pool."""
-        self._hungry: dict[int, dict[Worker, WorkerView]] = {}
-        """Step of the factor → workers that may have room."""
-        self._at_home: dict[Worker, WorkerView] = {}
-        """Those of them that have the inputs of ready tasks."""
         self._alarms: list[tuple[float, int, Worker]] = []
         """When workers will have room that have none now."""
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, task: Task) -> bool:
-        return task in self._entries
-
-    # -- workers ---------------------------------------------------------------------------------------------------
-
-    def join(self, worker: Worker, threads: int) -> None:
-        self.leave(worker)
-        view = self.views[worker] = WorkerView(worker, Load(threads))
-        self._count_speed(view, +1)
-        self._hunger(view)
-
-    def leave(self, worker: Worker) -> None:
-        """Its tasks are ended by whoever calls this; what it was the home of goes anywhere."""
-        view = self.views.pop(worker, None)
-        if view is None:
-            return
-        self._count_speed(view, -1)
-        self._feed(view)
-        for task in view.load.tasks():
-            self._on.pop(task, None)
-        shelf = self._shelves.get(worker)
-        if shelf is not None:
-            for entry in dict.fromkeys(each for heap in shelf.heaps.values() for _, _, each in heap if each.is_ready):
-                self._take_out(entry)
-                entry.home = ANYWHERE
-                self._shelve(entry)
-
-    def hold(self, worker: Worker, threads: int, now_s: float) -> None:
-        """So many of its threads are lost to tasks that are wanted no more."""
-        view = self.views.get(worker)
-        if view is not None and view.load.held != threads:
-            view.load.hold(threads, now_s)
-            self._hunger(view)
-
-    def set_speed(self, worker: Worker, factor: float, doubt: float = 1.0) -> None:
-        """Durations on this worker, over those on an average one; and the ratio by which that may well be wrong."""
-        view = self.views.get(worker)
-        if view is None:
-            return
-        view.unsure_steps = _step(doubt)
-        if view.factor != factor:
-            self._count_speed(view, -1)
-            was_hungry = view.is_hungry
-            self._feed(view)
-            view.factor = factor
-            view.step = _step(factor)
-            if was_hungry:
-                self._hunger(view)
-            self._count_speed(view, +1)
-            if (shelf := self._shelves.get(worker)) is not None:
-                self._weigh(worker, shelf)
-
-    def _count_speed(self, view: WorkerView, sign: int) -> None:
-        tally = self._speeds.get(view.step)
-        if tally is None:
-            tally = self._speeds[view.step] = Tally()
-        if sign > 0:
-            tally.views[view.worker] = view
-        else:
-            del tally.views[view.worker]
-        tally.threads += sign * view.load.threads
-        tally.speed += sign * view.load.threads / view.factor
-        tally.given += sign * len(view.load)
-        tally.ends_s += sign * view.ends_s
-        if not tally.views:
-            del self._speeds[view.step]
-
-    def _hunger(self, view: WorkerView) -> None:
-        if not view.is_hungry:
-            view.is_hungry = True
-            self._hungry.setdefault(view.step, {})[view.worker] = view
-            if view.worker in self._shelves:
-                self._at_home[view.worker] = view
-
-    def _feed(self, view: WorkerView) -> None:
-        if view.is_hungry:
-            view.is_hungry = False
-            group = self._hungry[view.step]
-            del group[view.worker]
-            if not group:
-                del self._hungry[view.step]
-            self._at_home.pop(view.worker, None)
-
-    # -- tasks -----------------------------------------------------------------------------------------------------
-
-    def ready(
-        self,
-        task: Task,
-        priority: Priority,
-        cost: Cost,
-        rank_s: float,
-        home: Worker = ROOTS,
-        input_bytes: float = 0.0,
-        *,
-        is_last: bool = False,
-    ) -> None:
-        """A task waits for a worker.
-
-        Parameters
-        ----------
-        home
-            The worker with most of its inputs, ANYWHERE, or ROOTS for those that only begin something.
-        is_last
-            Whether nothing waits for its result.
-        """
-        if task in self._entries:
-            self.unready(task)
-        if home not in (ROOTS, ANYWHERE) and home not in self.views:
-            home = ANYWHERE
-        entry = Entry(task, priority, cost, rank_s, home, input_bytes, is_last)
-        self._entries[task] = entry
-        if cost.kind is not None and cost.kind not in self._tried:
-            self._unknown.setdefault((entry.level, cost.kind), task)
-        self._shelve(entry)
-
-    def _shelve(self, entry: Entry) -> None:
-        home = entry.home
-        shelf = self._shelves.get(home)
-        if shelf is None:
-            shelf = self._shelves[home] = Shelf()
-            view = self.views.get(home)
-            if view is not None and view.is_hungry:
-                self._at_home[home] = view
-        self._serial += 1
-        shelf.put(entry, self._serial)
-        level, step = entry.place
-        homes = self._places.setdefault(level, {}).setdefault(step, {})
-        homes[home] = homes.get(home, 0) + 1
-        shelf.count += 1
-        shelf.seconds += entry.cost.p50_s
-        self._pool_s += entry.cost.p50_s
-        self._weigh(home, shelf)
-
-    def _take_out(self, entry: Entry) -> None:
-        """What `_shelve` counted, counts no more."""
-        home, (level, step) = entry.home, entry.place
-        homes = self._places[level][step]
-        homes[home] -= 1
-        if not homes[home]:
-            del homes[home]
-            if not homes:
-                del self._places[level][step]
-                if not self._places[level]:
-                    del self._places[level]
-        shelf = self._shelves[home]
-        shelf.count -= 1
-        shelf.head(entry.place)
-        shelf.seconds = shelf.seconds - entry.cost.p50_s if shelf.count else 0.0
-        self._pool_s = max(self._pool_s - entry.cost.p50_s, 0.0)
-        self._weigh(home, shelf)
-        if not shelf.count:
-            del self._shelves[home]
-            self._at_home.pop(home, None)
-
-    def _weigh(self, home: Worker, shelf: Shelf) -> None:
-        """Keep the workers sorted by how much there is to do for which they have the inputs."""
-        view = self.views.get(home)
-        step = None if view is None or not shelf.count else _step(shelf.seconds) + view.step
-        if step == shelf.backlog_step:
-            return
-        if shelf.backlog_step is not None:
-            peers = self._backlogs[shelf.backlog_step]
-            del peers[home]
-            if not peers:
-                del self._backlogs[shelf.backlog_step]
-        if step is not None:
-            self._backlogs.setdefault(step, {})[home] = None
-        shelf.backlog_step = step
-
-    def rank(self, task: Task, rank_s: float, cost: Callable[[Task], Cost]) -> None:
-        """The path that hangs on a task is another than it was thought to be, and so may be its own duration."""
-        entry = self._entries.get(task)
-        if entry is not None and -_step(max(rank_s, 1e-9)) != entry.place[1] >> 1:
-            home, nbytes = entry.home, entry.input_bytes
-            known = cost(task)
-            if known.kind is not None:
-                self.ready(task, entry.priority, known, rank_s, home, nbytes, is_last=entry.is_last)
-            else:
-                self._replace(entry, known, rank_s)
-
-    def _replace(self, entry: Entry, cost: Cost, rank_s: float) -> None:
-        """It stays where it is in Dask's order, and goes elsewhere by rank."""
-        level, step = entry.place
-        homes, home, more_s = self._places[level][step], entry.home, cost.p50_s - entry.cost.p50_s
-        homes[home] -= 1
-        if not homes[home]:
-            del homes[home]
-            if not homes:
-                del self._places[level][step]
-        entry.cost = cost
-        entry.rank_s = max(rank_s, cost.p50_s)
-        entry.place = (level, -2 * _step(entry.rank_s) + entry.is_last)
-        homes = self._places[level].setdefault(entry.place[1], {})
-        homes[home] = homes.get(home, 0) + 1
-        self._serial += 1
-        shelf = self._shelves[home]
-        shelf.replace(entry, (level, step), self._serial)
-        shelf.seconds = max(shelf.seconds + more_s, 0.0)
-        self._pool_s = max(self._pool_s + more_s, 0.0)
-        self._weigh(home, shelf)
-
-    def unready(self, task: Task) -> None:
-        """A task does not wait for a worker any more: it was given to one, or is not wanted."""
-        entry = self._entries.pop(task, None)
-        if entry is None:
-            return
-        entry.is_ready = False
-        self._take_out(entry)
-        if not self._entries:
-            self._pool_s = 0.0
-            self._unknown.clear()
-            if len(self._tried) > MOST_TRIED:
-                self._tried.clear()
-
-    def given(self, task: Task, worker: Worker, now_s: float, cost: Callable[[Task], Cost]) -> None:
-        """A worker was sent a task, by these rules or by Dask's; `cost` is asked where it was not in the pool."""
-        entry = self._entries.get(task)
-        known = cost(task) if entry is None else entry.cost
-        transfer_s = self._transfer_s(task, worker) if entry is not None and entry.input_bytes else 0.0
-        self.unready(task)
-        view = self.views.get(worker)
-        if view is None:
-            return
-        if transfer_s > 0.0 and entry is not None and (home := self.views.get(entry.home)) is not None:
-            home.send(worker, transfer_s, now_s)
-        factor = self._factor(task, worker)
-        tail_s = 0.0 if entry is None else entry.rank_s - entry.cost.p50_s
-        nbytes = known.output_bytes + (0.0 if entry is None else entry.input_bytes)
-        p50_s, p99_s = known.p50_s * factor, known.p99_s * factor
-        load = view.load
-        ends_at_s = now_s + max(transfer_s, load.waiting_s / load.threads) + p50_s
-        given = Given(task, p50_s, p99_s, known.is_known, now_s, tail_s, transfer_s, nbytes, ends_at_s)
-        given.ranked_s = known.p50_s
-        load.give(given)
-        view.ends_s += ends_at_s
-        tally = self._speeds[view.step]
-        tally.given += 1
-        tally.ends_s += ends_at_s
-        self._lead_s += LEAD_RATE * (min(transfer_s, MOST_LEAD_S) - self._lead_s)
-        self._on[task] = view
-
-    def view(self, task: Task) -> WorkerView | None:
-        """Of the worker that was given a task."""
-        return self._on.get(task)
-
-    def ended(self, task: Task, now_s: float) -> Given | None:
-        """The worker that was given a task has it no more."""
-        view = self._on.pop(task, None)
-        if view is None:
-            return None
-        given = view.load.end(task, now_s)
-        view.seen += 1
-        if given is not None:
-            view.ends_s = view.ends_s - given.ends_at_s if len(view.load) else 0.0
-            tally = self._speeds[view.step]
-            tally.given -= 1
-            tally.ends_s = tally.ends_s - given.ends_at_s if tally.given else 0.0
-        load = view.load
-        if load.free_threads > 0 or load.waiting_s < self.strategy.refill * self.planned_s * load.threads:
-            self._hunger(view)
-        return given
-
-    def seceded(self, task: Task, now_s: float) -> None:
-        """A task that runs has left its thread to others (`distributed.secede`, `worker_client`)."""
-        view = self._on.get(task)
-        if view is not None and task in view.load.running:
-            self.ended(task, now_s)
-            view.seen -= 1
-            self._hunger(view)
 
     def spare(self) -> Iterator[Worker]:
         """Workers with an idle thread for which there is nothing to do, the fastest first."""
@@ -610,18 +117,14 @@ class Placement:
                 if view.load.free_threads > len(view.load.fetching) and self._is_open(worker):
                     yield worker
 
-    def backlog_s(self) -> float:
-        """How long all workers together need for what is ready; 0 when nothing is."""
-        speed = sum(tally.speed for tally in self._speeds.values())
-        return self._pool_s / speed if self._entries and speed else 0.0
-
-    # -- the rules -------------------------------------------------------------------------------------------------
+    def is_due(self, now_s: float) -> bool:
+        """Whether there may be anything to be given now."""
+        alarms = self._alarms
+        return bool(self._entries and (self._hungry or (alarms and alarms[0][0] <= now_s)))
 
     def choices(self, now_s: float) -> Iterator[Choice]:
         """What is to be given now. Each is to be carried out (`given`) before the next is asked for."""
         alarms = self._alarms
-        if not self._hungry and not (alarms and alarms[0][0] <= now_s):
-            return
         while alarms and alarms[0][0] <= now_s:
             view = self.views.get(heappop(alarms)[2])
             if view is not None:
@@ -681,7 +184,40 @@ class Placement:
             choice = self._one_that_fits(choice, view, choose, now_s)
         elif choice is None and choose == self._prefetch:
             self._feed(view)
+        elif choice is not None and choice.rule == "order":
+            choice = self._with_more(choice, view, now_s)
         return choice
+
+    def _with_more(self, choice: Choice, view: WorkerView, now_s: float) -> Choice:
+        """Of short tasks that begin something, a worker is given as many as it has room for: each would be next.
+
+        Where there is not twice as much for everybody, they go one by one: so all are done at about the same time.
+        """
+        load, entry = view.load, self._entries[choice.task]
+        if entry.home is not ROOTS or load.free_threads > 0 or load.fetching or self._unknown:
+            return choice
+        shelf = self._shelves[ROOTS]
+        most = min(shelf.count // (2 * len(self.views)), MOST_WAITING * load.threads - len(load.waiting))
+        room_s = (self.planned_s - load.free_in_s(now_s)) * len(load.running)
+        if room_s > most * (entry.cost.p50_s * view.factor + PER_TASK_S) or not self._is_brief(entry.cost, view):
+            return choice
+        room_bytes = WAITING_BYTES - load.ahead_bytes
+        more: list[Task] = []
+        last = entry.cost
+        for other in shelf.following(entry, most):
+            room_s -= last.p50_s * view.factor + PER_TASK_S
+            room_bytes -= last.output_bytes
+            last = other.cost
+            if room_s < 0.0 or room_bytes < 0.0 or not self._is_brief(last, view):
+                break
+            if not self._fits(other.task, view.worker):
+                break
+            more.append(other.task)
+        return choice._replace(more=more) if more else choice
+
+    @staticmethod
+    def _is_brief(cost: Cost, view: WorkerView) -> bool:
+        return cost.is_known and cost.p99_s * view.factor <= BRIEF_S
 
     def _one_that_fits(
         self,
@@ -744,11 +280,6 @@ class Placement:
         if fetch_s <= FETCH_S and load.free_threads > 0:
             return Choice(entry.task, view.worker, "local")
         return None
-
-    @property
-    def planned_s(self) -> float:
-        """How long before a thread is free a worker may be sent a task."""
-        return self.strategy.horizon_s + self._lead_s
 
     def wake_at_s(self) -> float | None:
         """When `choices` is worth asking again, though nothing has happened."""
@@ -837,9 +368,9 @@ class Placement:
         level = min(self._places)
         steps = self._places[level]
         top = min(steps)
-        if _most(top) < self.strategy.critical * all_s:
+        if highest_s(top) < self.strategy.critical * all_s:
             top = min([step for step in steps if step & 1], default=0)
-            if not top & 1 or _most(top) < self.strategy.longest * all_s:
+            if not top & 1 or highest_s(top) < self.strategy.longest * all_s:
                 return None
         homes = steps[top]
         home = next((each for each in (view.worker, ANYWHERE, ROOTS) if each in homes), None)
@@ -865,7 +396,7 @@ class Placement:
 
     def _others_s(self, entry: Entry, view: WorkerView, outlook: Outlook, now_s: float) -> float | None:
         """How soon others do the task, to whom this worker had better leave it; None: it had better take it."""
-        if entry.home in _NOWHERE and outlook.faster_s == inf:
+        if entry.home in NOWHERE and outlook.faster_s == inf:
             return None
         here_s = entry.cost.p50_s * view.factor
         home = self.views.get(entry.home)
@@ -920,16 +451,3 @@ class Placement:
         if not faster:
             return Outlook(all_s, inf, inf)
         return Outlook(all_s, remaining_s / faster, self._pool_s / faster + max(ends_s - given * now_s, 0.0) / threads)
-
-
-SLOWER_STEPS = max(round(log2(SLOWER) * PER_OCTAVE), 1)
-
-
-def _most(step: int) -> float:
-    """Upper end of the ranks of such a place, in seconds."""
-    return exp2((1 - (step >> 1)) / PER_OCTAVE)
-
-
-def _step(value: float) -> int:
-    """The place of a duration or factor on a scale with four steps to the octave."""
-    return floor(log2(value) * PER_OCTAVE) if value > 1e-9 else -120

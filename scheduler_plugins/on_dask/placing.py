@@ -18,9 +18,11 @@ from distributed.stealing import WorkStealing
 
 from scheduler_plugins.decide.balance import overdue
 from scheduler_plugins.decide.load import Given
-from scheduler_plugins.decide.placement import ANYWHERE, ROOTS, Choice, Cost, Placement, WorkerView
+from scheduler_plugins.decide.placement import Choice, Placement
 from scheduler_plugins.decide.ranks import Ranks
+from scheduler_plugins.decide.shelves import ANYWHERE, ROOTS, Cost
 from scheduler_plugins.decide.speculate import SLOWED
+from scheduler_plugins.decide.views import WorkerView
 from scheduler_plugins.on_dask.recalls import Recalls
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState, WorkerState
 
-    from scheduler_plugins.on_dask.estimates import Estimates
+    from scheduler_plugins.on_dask.estimates import Estimate, Estimates
     from scheduler_plugins.on_dask.why import Recall
 
 Key = Any
@@ -112,6 +114,7 @@ class Placing:
         self._is_due = False
         self._is_filling = False
         self._timer: TimerHandle | None = None
+        self._wakes_at_s: float | None = None
         self._ranking: list[Iterator[None]] = []
         self._is_ranking = False
         self._holds_until_s = 0.0
@@ -128,6 +131,9 @@ class Placing:
         self._rank_credit = 0.0
         self.suspected: Collection[WorkerState] = ()
         """Workers that are silent, by whoever watches heartbeats."""
+        self._estimate: Estimate | None = None
+        """The last of which the cost was asked."""
+        self._cost: Cost
 
     @property
     def is_installed(self) -> bool:
@@ -299,11 +305,18 @@ class Placing:
                 self.placement.set_speed(view.worker, *self.estimates.worker_factor(view.worker))
             if given.started_at_s is not None:
                 self.lag_s += LAG_RATE * (max(now_s - given.started_at_s - took_s, 0.0) - self.lag_s)
-            least_s = given.p50_s * given.p50_s / given.p99_s - NOTHING_S
-            is_as_thought = given.is_known and least_s <= took_s <= given.p99_s + NOTHING_S
-            if not is_as_thought or not self._is_ranked_so(task):
+            if not self._is_as_thought(task, given, took_s):
                 self._surprises += 1
                 self._rank_anew()
+
+    def _is_as_thought(self, task: TaskState, given: Given, took_s: float) -> bool:
+        """Whether it took about as long as was predicted, and paths are about as long as they were thought to be."""
+        if not given.is_known:
+            return False
+        if took_s <= NOTHING_S and given.p99_s + given.tail_s <= NOTHING_S:
+            return True  # that short, nothing else can come out
+        least_s = given.p50_s * given.p50_s / given.p99_s - NOTHING_S
+        return least_s <= took_s <= given.p99_s + NOTHING_S and self._is_ranked_so(task)
 
     def _is_ranked_so(self, task: TaskState) -> bool:
         """Whether paths are about as long as they were thought to be when the task was ranked."""
@@ -405,22 +418,24 @@ class Placing:
 
     def _fill(self, *, stimulus_id: str = "swarm-fill") -> None:
         """In place of `stimulus_queue_slots_maybe_opened`: give workers with room their next tasks."""
-        if self._is_filling or not self.placement._entries or self._holds():
+        now_s = time.time()
+        if self._is_filling or not self.placement.is_due(now_s) or self._holds():
             return
         self._is_filling = True
         scheduler = self.scheduler
-        now_s = time.time()
         try:
             for choice in self.placement.choices(now_s):
                 task, self._assigned = choice.task, choice.worker
                 if choice.rule == "critical" and self.placement.views[choice.worker].load.waiting:
                     task.priority = (task.priority[0], FIRST, *task.priority[2:])
-                try:
-                    scheduler.transitions({task.key: "processing"}, stimulus_id)
+                given = (task, *choice.more)
+                try:  # Dask begins with the last
+                    scheduler.transitions({each.key: "processing" for each in reversed(given)}, stimulus_id)
                 finally:
                     self._assigned = None
-                if task in self.placement:  # Dask did not follow; it must not be chosen again and again
-                    self.placement.unready(task)
+                for each in given:
+                    if each in self.placement:  # Dask did not follow; it must not be chosen again and again
+                        self.placement.unready(each)
                 self._on_choice(choice, now_s)
                 if not self.is_installed:  # something failed meanwhile, and Dask decides again
                     return
@@ -435,13 +450,20 @@ class Placing:
         return self._is_ranking and time.perf_counter() < self._holds_until_s
 
     def _set_timer(self, now_s: float) -> None:
+        at_s = self.placement.wake_at_s()
+        if at_s == self._wakes_at_s and self._timer is not None:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        at_s = self.placement.wake_at_s()
+        self._wakes_at_s = at_s
         if at_s is not None:
             loop = self.scheduler.loop.asyncio_loop  # type: ignore[attr-defined]
-            self._timer = loop.call_later(max(at_s - now_s, 0.0), self._fill)
+            self._timer = loop.call_later(max(at_s - now_s, 0.0), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._fill()
 
     def _call_soon(self) -> None:
         if not self._is_due:
@@ -460,20 +482,26 @@ class Placing:
 
     def cost(self, task: TaskState) -> Cost:
         known = self.estimates.of(task)
+        if known is self._estimate:
+            return self._cost
         kind = None if known.samples or len(task.group) < MANY else task.prefix
-        return Cost(known.p50_s, known.p99_s, known.samples > 0, known.output_bytes or 0.0, kind)
+        cost = Cost(known.p50_s, known.p99_s, known.samples > 0, known.output_bytes or 0.0, kind)
+        if known.samples:  # tasks alike share an estimate
+            self._estimate, self._cost = known, cost
+        return cost
 
     def _ready(self, task: TaskState) -> None:
         assert task.priority is not None
         cost = self.cost(task)
-        home, input_bytes = ROOTS, 0.0
+        home, input_bytes, rank_s = ROOTS, 0.0, cost.p50_s
         if task.dependencies:
             home, input_bytes = self._home(task, cost.p50_s)
-        elif not task.dependents:
-            self.ranks.alone(task, cost.p50_s)
-        if task not in self.ranks and not self._is_ranking:
-            self._start_ranking([task])
-        rank_s = self.ranks.rank_s(task)
+        if task.dependencies or task.dependents:
+            if task not in self.ranks and not self._is_ranking:
+                self._start_ranking([task])
+            rank_s = self.ranks.rank_s(task)
+        else:
+            self.ranks.alone(task, rank_s)
         self.placement.ready(task, task.priority, cost, rank_s, home, input_bytes, is_last=not task.dependents)
 
     def _home(self, task: TaskState, seconds: float) -> tuple[Any, float]:

@@ -138,6 +138,6 @@ class Recalls:
 
     def forget(self, task: TaskState) -> None:
         """The task is over."""
-        self._asked.pop(task, None)
-        self._moves.pop(task, None)
-        self._kept.pop(task, None)
+        for known in (self._asked, self._moves, self._kept):
+            if known:
+                known.pop(task, None)

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from scheduler_plugins.decide.load import Given
-from scheduler_plugins.decide.placement import Cost, Placement
+from scheduler_plugins.decide.placement import Placement
+from scheduler_plugins.decide.shelves import Cost
 from scheduler_plugins.decide.speculate import (
     DEFAULT,
     Budget,

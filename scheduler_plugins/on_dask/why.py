@@ -96,14 +96,17 @@ class Why:
             self._on_failure(error)
 
     def chosen(self, choice: Choice, now_s: float) -> None:
-        """A task of the pool was given to a worker."""
+        """A task of the pool was given to a worker, or several alike."""
         if not self.is_on:
             return
         try:
-            task, worker, rule = choice
-            p50_s, p99_s, samples, model = self._estimates.told(task, worker)
-            story = self._open.get(task.key) or self._story(task.key)
-            story.append(("given", now_s, worker.address, rule, p50_s, p99_s, samples, model))
+            task, worker, rule, more = choice
+            prefix = None
+            for each in (task, *more):
+                if each.prefix is not prefix:
+                    prefix = each.prefix
+                    entry = ("given", now_s, worker.address, rule, *self._estimates.told(each, worker))
+                (self._open.get(each.key) or self._story(each.key)).append(entry)
         except Exception as error:  # noqa: BLE001 - whoever listens counts it
             self._on_failure(error)
 

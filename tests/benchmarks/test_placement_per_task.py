@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from scheduler_plugins.decide.placement import ANYWHERE, ROOTS, Cost, Placement
+from scheduler_plugins.decide.placement import Placement
+from scheduler_plugins.decide.shelves import ANYWHERE, ROOTS, Cost
 
 BUSY_S, IDLE_S = 30e-6, 200e-6
 """While nobody declines; and where many workers are idle, which are asked each time and decline."""
@@ -91,8 +92,9 @@ def per_step_s(draw: Callable[[random.Random, int], Draw], factor: Callable[[int
 
     def fill(now_s: float) -> None:
         for choice in placement.choices(now_s):
-            placement.given(choice.task, choice.worker, now_s, costs.__getitem__)
-            running.append(choice.task)
+            for given in (choice.task, *choice.more):
+                placement.given(given, choice.worker, now_s, costs.__getitem__)
+                running.append(given)
 
     for _ in range(ready + n):
         arrive()

@@ -58,7 +58,7 @@ def _audit_shelves(placement: Placement) -> None:
     for home, shelf in placement._shelves.items():
         assert shelf.count == len(by_home[home])
         assert shelf.seconds == about(sum(entry.cost.p50_s for entry in by_home[home]))
-        found = {id(item[2]) for heap in shelf.heaps.values() for item in heap if item[2].is_ready}
+        found = {id(item[2]) for line in shelf.lines.values() for item in line if item[2].is_ready}
         assert found == {id(entry) for entry in by_home[home]}
         first, best = shelf.first(), min(entry.priority for entry in by_home[home])
         assert first is not None

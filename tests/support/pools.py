@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from scheduler_plugins.decide.placement import ROOTS, Choice, Cost, Placement
+from scheduler_plugins.decide.placement import Choice, Placement
+from scheduler_plugins.decide.shelves import ROOTS, Cost
 
 NOW_S = 1.8e9
 """As on a real clock: sums of such times lose digits."""
@@ -90,9 +91,10 @@ class Pool:
         """All that is given now."""
         made = []
         for choice in self.placement.choices(self.now_s):
-            assert choice.task in self.placement
-            self.give(choice.task, choice.worker)
-            made.append(choice)
+            for task in (choice.task, *choice.more):
+                assert task in self.placement
+                self.give(task, choice.worker)
+                made.append(Choice(task, choice.worker, choice.rule))
             if limit is not None and len(made) >= limit:
                 break
         return made

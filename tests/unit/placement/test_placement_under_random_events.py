@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from scheduler_plugins.decide.placement import ANYWHERE, MOST_WAITING, ROOTS, SLOWER_STEPS, Choice
+from scheduler_plugins.decide.placement import MOST_WAITING, SLOWER_STEPS, Choice
+from scheduler_plugins.decide.shelves import ANYWHERE, ROOTS
 from tests.support.placement_audit import audit
 from tests.support.pools import NOW_S, Pool
 
@@ -205,6 +206,6 @@ def test_what_a_pool_that_is_never_empty_keeps_in_mind_does_not_grow_or_drift() 
             placement.set_speed(f"w{rng.randrange(3)}", rng.choice([0.7, 1.0, 1.9]))
     assert len(placement) > 0
     audit(placement)
-    kept = sum(len(heap) for shelf in placement._shelves.values() for heap in (*shelf.heaps.values(), shelf._order))
+    kept = sum(len(line) for shelf in placement._shelves.values() for line in (*shelf.lines.values(), shelf._order))
     assert kept < 4 * len(placement) + 1000
     assert len(placement._alarms) < 1000

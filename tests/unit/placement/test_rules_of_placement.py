@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from bisect import insort
+from typing import Any
+
 import pytest
 
-from scheduler_plugins.decide.placement import ANYWHERE, MOST_WAITING, WAITING_BYTES
+from scheduler_plugins.decide.placement import MOST_WAITING, WAITING_BYTES, Placement
+from scheduler_plugins.decide.shelves import ANYWHERE, Line
 from scheduler_plugins.decide.strategy import DEFAULT
 from tests.support.placement_audit import audit
 from tests.support.pools import Pool
@@ -505,7 +510,7 @@ def test_what_never_fits_does_not_pile_up() -> None:
         pool.placement.reconsider()
         assert pool.chosen() == []
     (shelf,) = pool.placement._shelves.values()
-    assert len(shelf._order) + sum(map(len, shelf.heaps.values())) < 200
+    assert len(shelf._order) + sum(map(len, shelf.lines.values())) < 200
     pool.misfits.clear()
     pool.placement.reconsider()
     assert pool.chosen() == [("t0", "w0")]
@@ -522,6 +527,109 @@ def test_nothing_is_chosen_where_nothing_fits() -> None:
     pool.misfits.clear()
     pool.placement.reconsider()
     assert len(pool.chosen()) == 2
+
+
+# -- several at a time ------------------------------------------------------------------------------------------------
+
+
+def busy(*factors: float, threads: int = 1) -> Pool:
+    """A pool whose workers run one short task on each thread."""
+    pool = Pool(*factors, threads=threads)
+    for i in range(threads * len(factors)):
+        pool.ready(f"first{i}", 0.001, order=-100 + i)
+    pool.choose()
+    return pool
+
+
+def batches(pool: Pool) -> list[list[str]]:
+    """What is given now, as it is given together."""
+    made = []
+    for choice in pool.placement.choices(pool.now_s):
+        made.append([choice.task, *choice.more])
+        for task in made[-1]:
+            pool.give(task, choice.worker)
+    return made
+
+
+def test_short_tasks_are_given_several_at_a_time_in_order() -> None:
+    pool = busy(1.0)
+    for i in range(1000):
+        pool.ready(f"t{i}", 0.001)
+    (together,) = batches(pool)
+    assert together == [f"t{i}" for i in range(len(together))]
+    assert DEFAULT.horizon_s / 2 < 0.001 * len(together) < DEFAULT.horizon_s
+    audit(pool.placement)
+
+
+@pytest.mark.parametrize("factors", [(1.0,), (1.0, 1.0, 1.1), (1.0, 4.0)])
+@pytest.mark.parametrize("output_bytes", [0.0, 5e6])
+def test_several_at_a_time_are_the_same_that_would_be_given_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, factors: tuple[float, ...], output_bytes: float
+) -> None:
+    """No worker gets a task more than it has room for, or another."""
+
+    def given() -> dict[str, int]:
+        pool = busy(*factors)
+        for i in range(1000):
+            pool.ready(f"t{i}", 0.0005 + i % 3 * 1e-5, output_bytes=output_bytes)
+        chosen = pool.chosen()
+        assert [task for task, _ in chosen] == [f"t{i}" for i in range(len(chosen))]
+        audit(pool.placement)
+        return {worker: len(pool.on(worker)) for worker in pool.placement.views}
+
+    together = given()
+    monkeypatch.setattr(Placement, "_with_more", lambda self, choice, *_: choice)
+    assert together == given()
+
+
+def test_the_last_short_tasks_are_shared_out() -> None:
+    pool = busy(1.0, 1.0)
+    for i in range(8):
+        pool.ready(f"t{i}", 0.001)
+    assert max(map(len, batches(pool))) <= 2
+    assert len(pool.on("w0")) == len(pool.on("w1"))
+
+
+def test_what_is_not_known_to_be_short_is_given_one_by_one() -> None:
+    for pool, seconds, is_known in [(busy(1.0), 0.004, True), (busy(1.0), 0.001, False), (busy(6.0), 0.001, True)]:
+        for i in range(100):
+            pool.ready(f"t{i}", seconds, is_known=is_known)
+        assert all(len(together) == 1 for together in batches(pool))
+
+
+def test_what_does_not_fit_ends_what_goes_together() -> None:
+    pool = busy(1.0)
+    for i in range(100):
+        pool.ready(f"t{i}", 0.001)
+    pool.misfits.add(("t3", "w0"))
+    given = batches(pool)
+    assert given[0] == ["t0", "t1", "t2"]
+    assert "t3" in pool.placement
+    audit(pool.placement)
+
+
+def test_what_the_user_wants_first_ends_what_goes_together() -> None:
+    pool = busy(1.0)
+    for i in range(100):
+        pool.ready(f"t{i}", 0.001, level=i // 3, order=i)
+    assert batches(pool)[0] == ["t0", "t1", "t2"]
+
+
+def test_a_shelf_keeps_the_order_of_what_comes_in_any() -> None:
+    rng, line, sorted_ = random.Random(0), Line(), []
+    for serial in range(2000):
+        if sorted_ and rng.random() < 0.4:
+            assert line.head() == sorted_.pop(0)
+            line.drop()
+        else:
+            priority = (0, serial if rng.random() < 0.8 else rng.randrange(2000))
+            item: Any = (priority, serial, None)
+            line.put(item)
+            insort(sorted_, item)
+        assert line.head() == (sorted_[0] if sorted_ else None)
+        assert sorted(line) == sorted_
+        row = list(line.in_a_row(5))
+        assert row == sorted_[: len(row)]
 
 
 # -- what was learned -------------------------------------------------------------------------------------------------
