@@ -325,7 +325,11 @@ class Mind:
     def _learn(self, task: TaskState, address: str, details: Mapping[str, Any]) -> float | None:
         """From a task that has finished; returns the seconds that it ran."""
         took_s = self.estimates.finished(task, address, details)
-        if took_s is not None and FAULTS not in self._guard.off:
+        if took_s is None:
+            return None
+        if (worker := self._scheduler.workers.get(address)) is not None and (spans := details.get("startstops")):
+            self.placing.reported(worker, took_s, spans[-1]["stop"])
+        if FAULTS not in self._guard.off:
             try:
                 self.replicating.finished(task, took_s)
             except Exception as error:  # noqa: BLE001 - a context manager would cost more than the rest

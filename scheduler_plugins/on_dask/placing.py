@@ -17,6 +17,7 @@ import dask
 from distributed.stealing import WorkStealing
 
 from scheduler_plugins.decide.balance import overdue
+from scheduler_plugins.decide.lateness import Lateness
 from scheduler_plugins.decide.load import Given
 from scheduler_plugins.decide.placement import Choice, Placement
 from scheduler_plugins.decide.ranks import Ranks
@@ -61,6 +62,8 @@ ENOUGH = 3
 LONG_S, NOTHING_S = 0.05, 0.005
 RANKED_OFF = 1.5
 """Ratio by which a task's duration may be off in the ranks."""
+SHORT_S = 0.01
+"""Of tasks that take less it does not matter how late one hears of each: many are on the way at a time."""
 LAG_RATE = 0.1
 """Weight of the last task in the moving average of the lag."""
 OVER = frozenset(("memory", "forgotten", "erred"))
@@ -129,6 +132,9 @@ class Placing:
         self._surprises = 0
         self._round: Iterator[WorkerState] = iter(())
         self._rank_credit = 0.0
+        self.lateness = Lateness()
+        self._mean_s = 0.0
+        """Moving average of what tasks take that are not short."""
         self.suspected: Collection[WorkerState] = ()
         """Workers that are silent, by whoever watches heartbeats."""
         self._estimate: Estimate | None = None
@@ -257,12 +263,20 @@ class Placing:
 
     def _join(self, worker: WorkerState) -> None:
         self.placement.join(worker, worker.nthreads)
-        self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
+        self._rate(worker)
+
+    def _rate(self, worker: WorkerState) -> None:
+        """Say how much a worker takes for a task: its speed, and how late one hears of what it has done."""
+        factor, doubt = self.estimates.worker_factor(worker)
+        if (late_s := self.lateness.excess_s.get(worker)) is not None:
+            factor *= 1.0 + late_s / max(self._mean_s, SHORT_S)
+        self.placement.set_speed(worker, factor, doubt)
 
     def remove_worker(self, address: str) -> None:
         gone = next((worker for worker in self.placement.views if worker.address == address), None)
         if gone is not None:
             self.recalls.worker_left(gone)
+            self.lateness.left(gone)
         self.placement.leave(gone)
         self._call_soon()
 
@@ -302,7 +316,7 @@ class Placing:
             self.worked_s += took_s
             self.done_s += took_s / view.factor
             if took_s > LONG_S:  # for short ones, every `look` is often enough
-                self.placement.set_speed(view.worker, *self.estimates.worker_factor(view.worker))
+                self._rate(view.worker)
             if given.started_at_s is not None:
                 self.lag_s += LAG_RATE * (max(now_s - given.started_at_s - took_s, 0.0) - self.lag_s)
             if not self._is_as_thought(task, given, took_s):
@@ -317,6 +331,12 @@ class Placing:
             return True  # that short, nothing else can come out
         least_s = given.p50_s * given.p50_s / given.p99_s - NOTHING_S
         return least_s <= took_s <= given.p99_s + NOTHING_S and self._is_ranked_so(task)
+
+    def reported(self, worker: WorkerState, took_s: float, stopped_s: float) -> None:
+        """A task that took so long has ended there at that time; one hears of it now."""
+        if took_s > SHORT_S:
+            self._mean_s += LAG_RATE * (took_s - self._mean_s)
+            self.lateness.reported(worker, time.time() - stopped_s)
 
     def _is_ranked_so(self, task: TaskState) -> bool:
         """Whether paths are about as long as they were thought to be when the task was ranked."""
@@ -347,6 +367,7 @@ class Placing:
         if len(workers) < LOOKS:
             self._round = iter(list(views))
             workers += islice(self._round, LOOKS - len(workers))
+        self.lateness.look(now_s)
         for worker in dict.fromkeys(workers):
             view = views.get(worker)
             if view is not None:
@@ -376,7 +397,7 @@ class Placing:
                 self.estimates.running_for(given.task, worker.address, elapsed_s)
             if view.factor > SLOWED * idle_factor or (given.is_known and elapsed_s > given.p99_s):
                 late.append((given, worker))
-        self.placement.set_speed(worker, *self.estimates.worker_factor(worker))
+        self._rate(worker)
         if worker in self.scheduler.running:
             back = overdue(view.load, now_s, self.placement.planned_s)
         elif worker in self.suspected:  # it may just be busy: what runs is left alone, or copied
