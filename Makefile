@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-twin bench-mind load notebooks lock clean
+.PHONY: help install demo test lint format bench bench-twin bench-mind bench-durable load notebooks lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ bench-mind: $(STAMP) ## What the mind learns and what it gains: TRACES=folder/of
 	$(BIN)/python -m tests.benchmarks.mind.regret --seeds $(or $(SEEDS),5) --json $(or $(OUT),build/mind)/cold-start.json --picture $(or $(OUT),build/mind)/cold-start.png
 	$(BIN)/python -m tests.benchmarks.mind.workflows $(TRACES) --json $(or $(OUT),build/mind)/workflows.json
 	$(BIN)/python -m tests.benchmarks.mind.cholesky --runs $(or $(RUNS),3) --json $(or $(OUT),build/mind)/cholesky.json
+	$(BIN)/python -m tests.benchmarks.mind.inputs_on_one --runs $(or $(RUNS),3) --json $(or $(OUT),build/mind)/inputs-on-one.json
+
+bench-durable: $(STAMP) ## What durable runs cost, with and without in turn: ROUNDS=5 TASKS=200
+	$(BIN)/python -m tests.benchmarks.durable --rounds $(or $(ROUNDS),5) --tasks $(or $(TASKS),200)
 
 load: $(STAMP) ## Load test: AGENTS=32 DURATION=300
 	$(BIN)/python tests/load_test.py --agents $(or $(AGENTS),32) --duration $(or $(DURATION),300)

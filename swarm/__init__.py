@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from swarm.client import Swarm, connect, current, map, submit  # noqa: A004
+    from swarm.client import Swarm, connect, current, durable, map, submit  # noqa: A004
     from swarm.errors import SwarmError
     from swarm.run import Explanation, Run
     from workloads import Verification, Workload
@@ -33,6 +33,7 @@ __all__ = [
     "__version__",
     "connect",
     "current",
+    "durable",
     "map",
     "submit",
 ]
@@ -46,6 +47,7 @@ _HOMES = {
     "Workload": "workloads",
     "connect": "swarm.client",
     "current": "swarm.client",
+    "durable": "swarm.client",
     "map": "swarm.client",
     "submit": "swarm.client",
 }

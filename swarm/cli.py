@@ -307,18 +307,48 @@ def _check_picture(picture: Path, act: str | None) -> None:
     metavar="FOLDER",
     help="Everything is logged to files there, instead of what --log-level lets through to standard error.",
 )
+@click.option("--scheduler-only", is_flag=True, help="No workers: they are started elsewhere.")
 @click.option("--demo", "with_demo", is_flag=True, help="Run the demo workloads on it.")
 @click.option("--monitor-duration", type=POSITIVE, metavar="SECONDS", help="Stop after so many seconds.")
 @command
 def deploy(**options: Any) -> None:
     """Start a scheduler and workers and keep them running.
 
-    Whatever ends is started again. Ctrl-C or SIGTERM stops them all.
+    Whatever ends is started again, the scheduler on the same address, so that durable runs go on. Ctrl-C or SIGTERM
+    stops them all.
     """
     from swarm.demo import run_deploy
 
     out, err = _consoles()
     _leave(None, run_deploy(out, err, **options))
+
+
+@cli.command()
+@click.argument("run", required=False)
+@click.option("--address", help="Of a running scheduler; without it, a local cluster is started.")
+@workers_option
+@click.option("--timeout", type=POSITIVE, metavar="SECONDS", help="How long to wait for the result.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Pickle the result there; otherwise it is shown."
+)
+@click.option("--keep", is_flag=True, help="Keep what is stored of the run.")
+@command
+def resume(run: str | None, address: str | None, output: Path | None, **options: Any) -> None:
+    """Go on with a durable run after everything has ended.
+
+    RUN is the id of a run, or its beginning; without it, those that are stored are listed. What is stored of a run is
+    removed once its result is here.
+    """
+    from swarm import resuming
+
+    out, err = _consoles()
+    if output is not None:
+        require_writable(output)
+    if run is None:
+        resuming.show(out, err, address)
+    else:
+        stop = resuming.resume(out, err, run, address=address, output=output, **options)
+        _leave(stop, 0)
 
 
 @cli.command()

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from distributed import Client, Security
+from distributed import Client, Future, Security
 
 import swarm as package
 from swarm import config_sources
@@ -21,6 +21,7 @@ from swarm.agents.host import NAME, install_on_scheduler, settings_of
 from swarm.config import Resolved, Settings
 from swarm.errors import ConnectError, SchedulerLostError, SubmissionError, SwarmError, nearest
 from swarm.explain import Account
+from swarm.keeper import Durable, Keeper, Kept, begin, described, forget, remembered
 from swarm.protocol import KINDS, TOPIC, Event, from_wire
 from swarm.reach import SLACK_S, check, no_connection
 from swarm.run import Run
@@ -148,6 +149,7 @@ class Swarm:
         self._numbers = itertools.count(1)
         self._handlers: dict[str, list[Handler]] = {}
         self._log = get_logger(client=client.id)
+        self._keeper: Keeper | None = None
         self._address = ""
         if not self.asynchronous:
             try:
@@ -200,6 +202,11 @@ class Swarm:
     def is_connected(self) -> bool:
         return bool(self.client.status == "running")
 
+    @property
+    def _is_coming_back(self) -> bool:
+        """Whether durable work waits for the scheduler."""
+        return self._keeper is not None and self.client.status == "connecting"
+
     def sync(self, function: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """Run a coroutine function on the client's event loop: its result, or an awaitable when asynchronous."""
         return self.client.sync(function, *args)
@@ -209,7 +216,7 @@ class Swarm:
 
         Raises `SchedulerLostError` when there is no answer within so many seconds, by default those of `connect`.
         """
-        if self.client.scheduler is None or not self.is_connected:
+        if self.client.scheduler is None or not (self.is_connected or self._is_coming_back):
             raise SchedulerLostError(f"not connected to the scheduler at {self.address}; connect again")
         try:
             async with asyncio.timeout(limit_s := within_s or self._timeout):
@@ -237,18 +244,27 @@ class Swarm:
         scheduler = self.client.scheduler
         assert scheduler is not None
         self._address = str(scheduler.address)
+        await self._meet()
+        await self._install_agents()
+        with _lock:
+            _open.append(self)
+
+    async def _meet(self) -> None:
+        """Say hello to the scheduler, after bringing swarm where it is missing."""
+        scheduler = self.client.scheduler
+        assert scheduler is not None
         explicit = self._resolved.explicit
         if await scheduler.get_metadata(keys=[NAME], default=None) is None:
             await install_on_scheduler(scheduler, explicit, sender=f"client {self.client.id}")
         version = package.__version__
         answer = await self.ask("swarm_hello_client", client=self.client.id, version=version, explicit=explicit)
         self.settings = settings_of(answer, self._address)
+
+    async def _install_agents(self) -> None:
         for worker, refusal in (await self.ask("swarm_install_agents", within_s=INSTALL_TIMEOUT_S)).items():
             if refusal["error"] != SwarmError.__name__:
                 settings_of(refusal, self._address)  # raises: it is a mistake in the set-up that will not go away
             self._log.warning("worker_without_agents", worker=worker, reason=refusal["message"])
-        with _lock:
-            _open.append(self)
 
     def close(self) -> Any:
         """Disconnect; ends the local cluster, when there is one."""
@@ -270,7 +286,16 @@ class Swarm:
 
     # -- work --------------------------------------------------------------------------------------------------
 
-    def submit(self, what: object, /, *, keys: Sequence[Any] | None = None, name: str = "", **parameters: Any) -> Any:
+    def submit(
+        self,
+        what: object,
+        /,
+        *,
+        keys: Sequence[Any] | None = None,
+        name: str = "",
+        durable: bool = False,
+        **parameters: Any,
+    ) -> Any:
         """Submit work; returns a `Run` at once.
 
         Parameters
@@ -282,17 +307,25 @@ class Swarm:
             Of a graph: the results that are wanted; by default those that no other task needs.
         name
             How the run is called on the dashboard.
+        durable
+            Whether it is to survive the scheduler and the workers; see docs/durable.md.
 
         Raises
         ------
         UnknownWorkloadError, WorkloadParameterError, UnreadableInputError, SubmissionError
             Before anything is sent.
+        DurabilityError
+            It is to be durable, and the scheduler has no place for results.
         """
         submission = prepare(what, parameters, keys=keys, name=name)
         run = f"{submission.name}-{next(self._numbers)}-{secrets.token_hex(3)}"
-        return self.sync(self._submit, run, submission)
+        return self.sync(self._submit, run, submission, durable)
 
-    async def _submit(self, run: str, submission: Any) -> Run:
+    async def _submit(self, run: str, submission: Any, durable: bool) -> Run:
+        keeping: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if durable:
+            await begin(self, run, submission.name)
+            keeping = self.keeper.keeping(Kept(run, submission.name, described(submission)))
         await self.ask(
             "swarm_announce_run",
             run=run,
@@ -301,12 +334,62 @@ class Swarm:
             wanted=list(submission.keys),
         )
         try:
-            futures = self.client.get(submission.graph, list(submission.keys), sync=False)
+            with keeping:
+                futures = self.client.get(submission.graph, list(submission.keys), sync=False)
         except Exception as error:
             why = f"the graph of {submission.name} can't be sent: {' '.join(str(error).split())}"
             await self.ask("swarm_end_run", run=run, status="error", reason=why)
+            if durable:
+                await forget(self, run)
             raise SubmissionError(why) from error
-        return Run(self, run, submission, dict(zip(submission.keys, futures, strict=True)))
+        return Run(self, run, submission, dict(zip(submission.keys, futures, strict=True)), is_durable=durable)
+
+    # -- durable work ------------------------------------------------------------------------------------------
+
+    @property
+    def keeper(self) -> Keeper:
+        """Of durable runs; there since the first one."""
+        assert self._keeper is not None
+        return self._keeper
+
+    def keep(self) -> None:
+        """Let the client wait for its scheduler from now on, as long as it has durable work."""
+        if self._keeper is None:
+            self._keeper = Keeper.of(self.client, self._meet)
+
+    def durable(self, name: str = "durable") -> Durable:
+        """A context: plain Dask code inside makes a durable run. See docs/durable.md."""
+        return Durable(self, name)
+
+    def resume(self, run: str) -> Any:
+        """Go on with a durable run after everything that knew of it has ended; returns its `Run`.
+
+        Parameters
+        ----------
+        run
+            The id of the run, or its beginning.
+
+        Raises
+        ------
+        DurabilityError
+            The scheduler's result store has no such run, or not its graph.
+        """
+        return self.sync(self._resume, run)
+
+    async def _resume(self, run: str) -> Run:
+        self.keep()
+        found = await self.ask("swarm_durable_open", run=run, within_s=60.0)
+        submission = remembered(found)
+        futures: dict[Any, Future[Any]] = {key: Future(key, self.client) for key in submission.keys}
+        kept = Kept(found["run"], found["name"], found["described"], keys=set(futures), is_from_store=True)
+        self.keeper.runs[kept.run] = kept
+        asked = {"run": kept.run, "name": kept.name, "described": kept.described, "keys": list(futures), "graphs": []}
+        await self.keeper.resume([asked])
+        return Run(self, kept.run, submission, futures, is_durable=True)
+
+    def durable_runs(self) -> Any:
+        """What the scheduler's result store has: a dict with `url`, and `runs`, the newest last."""
+        return self.sync(self.ask, "swarm_durable_list")
 
     def map(self, function: Callable[..., Any], *iterables: Iterable[Any], name: str = "", **constants: Any) -> Any:
         """Call `function` on each element, as `distributed.Client.map`; a `Run` whose result is the list of values."""
@@ -402,6 +485,20 @@ def current() -> Swarm:
 def submit(what: object, /, **options: Any) -> Any:
     """`Swarm.submit` on the current swarm."""
     return current().submit(what, **options)
+
+
+def durable(what: Swarm | Client | None = None, *, name: str = "durable") -> Durable:
+    """A context in which plain Dask code makes a durable run, on a swarm, a Dask client, or the current swarm.
+
+    Examples
+    --------
+    >>> with swarm.durable():  # doctest: +SKIP
+    ...     array.mean().compute()
+    """
+    if isinstance(what, Client):
+        found = next((each for each in reversed(_open) if each.client is what), None)
+        what = found or Swarm(what)
+    return (what or current()).durable(name)
 
 
 def map(function: Callable[..., Any], *iterables: Iterable[Any], **options: Any) -> Any:  # noqa: A001

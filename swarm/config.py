@@ -80,6 +80,7 @@ Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=3600), 'secon
 Percent = Annotated[float, Field(ge=1, le=100), "per cent"]
 Celsius = Annotated[float, Field(ge=20, le=150), "degrees Celsius"]
 Folder = Annotated[str | None, AfterValidator(_path)]
+Quota = Annotated[int, BeforeValidator(_bytes), Field(ge=10**6, le=10**15), 'bytes, or text such as "20GB"']
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -118,6 +119,10 @@ class Settings(BaseModel):
     """Ask the cluster for workers, and give them back."""
     state_directory: Folder = None
     """Where the scheduler keeps a journal of its runs; none: nowhere."""
+    result_store: Folder = None
+    """Where results of durable runs are stored, a path or a URL that fsspec knows; none: in state_directory."""
+    result_quota: Quota = 20_000_000_000
+    """How much results of durable runs may take; beyond, the runs that changed longest ago are removed."""
     tune_when_idle: Switch = False
     """Try strategies of placement on recorded runs while the cluster is idle, in a process of low priority."""
     task_timeout: Timeout = None
@@ -171,7 +176,7 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 DEFAULTS: Mapping[str, Value] = Settings().flat()
 
-OF_ONE_PROCESS = frozenset({"state_directory"})
+OF_ONE_PROCESS = frozenset({"state_directory", "result_store", "result_quota"})
 """Settings on which the processes of a cluster need not agree: a path means something on one host only."""
 
 

@@ -111,6 +111,7 @@ def run_deploy(
     threads: int | None,
     memory_limit: str,
     log_directory: Path | None,
+    scheduler_only: bool,
     with_demo: bool,
     monitor_duration: float | None,
 ) -> int:
@@ -129,6 +130,7 @@ def run_deploy(
         workers=workers,
         threads_per_worker=threads,
         memory_limit=memory_limit,
+        scheduler_only=scheduler_only,
         host=host,
         port=port,
         dashboard_port=dashboard_port,

@@ -102,6 +102,18 @@ class ModelsError(SwarmError):
     """The file of what was learned in former runs can't be used or written; says which file, and why."""
 
 
+class ResultStoreError(SwarmError):
+    """The store of durable results is full, unreachable or not safe; says which, and why."""
+
+
+class DamagedResultError(SwarmError):
+    """A stored result or graph is not what was stored; says which file, and what is wrong with it."""
+
+
+class DurabilityError(SwarmError):
+    """A run can't be durable, or can't be resumed; says why."""
+
+
 class UnknownKeyError(SwarmError):
     """No task and no worker is known by that name, or several tasks are."""
 

@@ -19,6 +19,7 @@ from swarm.errors import (
     SwarmError,
     VerificationError,
 )
+from swarm.keeper import forget
 from swarm.protocol import AlertCleared, AlertRaised, Event, RunStatus, WorkerJoined, WorkerLeft, from_wire
 
 if TYPE_CHECKING:
@@ -38,10 +39,19 @@ class Run:
     With an asynchronous `Swarm` all methods return awaitables, but `progress`, which waits.
     """
 
-    def __init__(self, swarm: Swarm, run: str, submission: Submission, futures: Mapping[Any, Future[Any]]) -> None:
+    def __init__(
+        self,
+        swarm: Swarm,
+        run: str,
+        submission: Submission,
+        futures: Mapping[Any, Future[Any]],
+        *,
+        is_durable: bool = False,
+    ) -> None:
         self.id = run
         self.name = submission.name
         self.workload = submission.workload
+        self.is_durable = is_durable
         self.futures = dict(futures)
         """Dask's futures of the wanted keys."""
         self._swarm = swarm
@@ -144,7 +154,10 @@ class Run:
             values = await self._swarm.client.gather(self.futures, asynchronous=True)
         except CancelledError:
             raise await self._why_cancelled() from None
-        return self._submission.assemble(values)
+        answer = self._submission.assemble(values)
+        if self.is_durable:
+            await forget(self._swarm, self.id)
+        return answer
 
     async def _verify(self, workload: WorkloadProtocol, timeout: float | None) -> Verification:
         return await asyncio.to_thread(workload.verify, await self._result(timeout))
@@ -206,6 +219,8 @@ class Run:
         self._is_cancelled = True
         await self._swarm.ask("swarm_end_run", run=self.id, status="cancelled", reason="cancelled by its client")
         await self._swarm.client.cancel(list(self.futures.values()), asynchronous=True)
+        if self.is_durable:
+            await forget(self._swarm, self.id)
 
     async def _info(self) -> dict[str, Any]:
         answer: dict[str, Any] = await self._swarm.ask("swarm_run", run=self.id)

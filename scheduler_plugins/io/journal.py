@@ -91,7 +91,9 @@ _TO_DO_IN_SQLITE = {
 Rows = Iterator[tuple[Any, ...]]
 
 _STATEMENTS = {
-    "run": "INSERT OR REPLACE INTO runs VALUES (?, ?, 'running', '', ?, ?, NULL, ?)",
+    # A durable run begins again after a crash; what its tasks have done before stays.
+    "run": "INSERT INTO runs VALUES (?, ?, 'running', '', ?, ?, NULL, ?)"
+    " ON CONFLICT (run) DO UPDATE SET status = 'running', reason = '', ended_at_s = NULL",
     "workers": "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?)",
     "task": "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     "end": "UPDATE runs SET status = ?, reason = ?, ended_at_s = ? WHERE run = ?",

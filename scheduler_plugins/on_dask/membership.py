@@ -86,6 +86,10 @@ class Membership:
         address = next(near, None)
         return None if address is None else (address, pid, created_s)
 
+    def runs_agent(self, worker: str, agent: str) -> bool:
+        hello = self._hellos.get(worker)
+        return hello is not None and agent in hello.agents
+
     def worker_joined(self, worker: str) -> list[Event]:
         """The events about the agents of a worker that just registered."""
         now_s = time.time()

@@ -271,6 +271,8 @@ class Mind:
         self._guarded(self.placing.add_worker, self._scheduler.workers[address])
 
     def remove_worker(self, address: str) -> None:
+        if not self.is_on:
+            return
         worker = next((each for each in self.placing.placement.views if each.address == address), None)
         if worker is not None:
             self._part(LIMITS, self.limits.remove_worker, worker)

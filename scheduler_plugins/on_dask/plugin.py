@@ -15,6 +15,7 @@ from scheduler_plugins.decide.controller import Controller
 from scheduler_plugins.decide.limits import Limit
 from scheduler_plugins.on_dask import observe, selftest
 from scheduler_plugins.on_dask.detecting import Detecting
+from scheduler_plugins.on_dask.durable import Durable
 from scheduler_plugins.on_dask.enact import Enactor
 from scheduler_plugins.on_dask.explaining import Explaining
 from scheduler_plugins.on_dask.guard import Guard
@@ -89,6 +90,8 @@ class SwarmPlugin(SchedulerPlugin):
         )
         self.members = Membership(scheduler, self.resolved, self.loop.take)
         settings = self.resolved.settings
+        url = settings.result_store or (folder and f"{folder}/results")
+        self.durable = Durable(scheduler, self.guard, self.members, self.runs, url, settings.result_quota)
         limit = Limit(settings.task_timeout, settings.task_retries, settings.task_backoff)
         self.detecting = Detecting(
             scheduler, self.members.has_witness, self.members.neighbour_of, self.loop.take, self._on_faults_failure
@@ -132,7 +135,9 @@ class SwarmPlugin(SchedulerPlugin):
             "swarm_run": self.run,
             "swarm_explain_run": self.explain_run,
             "swarm_explain": self.explain,
+            **self.durable.handlers,
         }
+        self.durable.connect()
         with self.guard("membership"):
             scheduler.handlers.update(self._handlers)
             scheduler.task_metadata[NAME] = {"version": swarm.__version__, "schema": SCHEMA_VERSION}
@@ -157,6 +162,7 @@ class SwarmPlugin(SchedulerPlugin):
         self._cycle.stop()
         self.detecting.stop()
         self.mind.stop()
+        self.durable.disconnect()
         self.ear.hear = None  # the extension itself stays: workers may still send to it
         if self.scheduler.handlers.get("swarm_status") == self.status:  # not those of a plugin that came after
             for name in self._handlers:

@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from dask._expr import LLGExpr
+from dask._task_spec import Task
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.scheduler import TaskGroup, TaskState, WorkerState
 from distributed.worker_state_machine import ComputeTaskEvent, FreeKeysEvent, StealRequestEvent
@@ -140,6 +142,30 @@ NEEDS: dict[str, dict[str, Check]] = {
         "Scheduler.total_nthreads": lambda s: isinstance(getattr(s, "total_nthreads", None), int),
         "Scheduler.unrunnable, queued": lambda s: hasattr(s, "unrunnable") and hasattr(s, "queued"),
         "TaskGroup.states": lambda _: hasattr(TaskGroup, "states"),
+    },
+    "durability": {
+        "Scheduler.update_graph(client, expr_ser, keys, span_metadata, annotations)": lambda s: _takes(
+            s.update_graph, "client", "expr_ser", "keys", "span_metadata", "annotations"
+        ),
+        "Scheduler.update_graph(internal_priority, submitting_task)": lambda s: _takes(
+            s.update_graph, "internal_priority", "submitting_task"
+        ),
+        "Scheduler.add_plugin(plugin, name), plugins": lambda s: (
+            _takes(s.add_plugin, "plugin", "name") and isinstance(s.plugins, Mapping)
+        ),
+        "Scheduler.worker_send(worker, msg)": lambda s: _takes(s.worker_send, "worker", "msg"),
+        "Scheduler.transitions(recommendations, stimulus_id)": lambda s: _takes(
+            s.transitions, "recommendations", "stimulus_id"
+        ),
+        "Scheduler.client_releases_keys(keys, client, stimulus_id)": lambda s: _takes(
+            s.client_releases_keys, "keys", "client", "stimulus_id"
+        ),
+        "TaskState.add_dependency(other)": lambda _: _takes(TaskState.add_dependency, "other"),
+        "TaskState.run_spec, who_wants, who_has, actor": lambda _: (
+            {"run_spec", "who_wants", "who_has", "actor"} <= {*TaskState.__slots__}
+        ),
+        "dask._expr.LLGExpr(dsk)": lambda _: LLGExpr._parameters == ["dsk"],
+        "dask._task_spec.Task(key, func)": lambda _: _takes(Task.__init__, "key", "func"),
     },
     "dashboard": {
         "Scheduler.http_application.add_application": lambda s: callable(

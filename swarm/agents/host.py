@@ -16,6 +16,7 @@ from swarm import config_sources, errors
 from swarm.agents.black_box import BlackBox
 from swarm.agents.process_state import identity, neighbour
 from swarm.agents.resource import ResourceAgent
+from swarm.agents.storing import Storing
 from swarm.agents.task_memory import RUNNING, TaskMemory
 from swarm.config import Layer, Settings, resolve
 from swarm.errors import ConnectError, MissingPackageError, ProtocolError, SettingsError, SwarmError
@@ -39,10 +40,11 @@ class AgentHost(WorkerPlugin):
 
     name = NAME
 
-    def __init__(self, agents: list[ResourceAgent]) -> None:
+    def __init__(self, agents: list[ResourceAgent], storing: Storing) -> None:
         self.agents = agents
         self.box: BlackBox | None = None
         """What the nanny reads; None where there is none."""
+        self.storing = storing
         self.task_memory = TaskMemory()
         self.failures = 0
 
@@ -61,6 +63,7 @@ class AgentHost(WorkerPlugin):
         self.task_memory.stop()
         if self.box is not None:
             self.box.close()
+        self.storing.stop()
 
     def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
         self.task_memory.transition(key, start, finish)
@@ -107,15 +110,18 @@ async def start(worker: Worker) -> None:
         return
     explicit = config_sources.load().explicit
     sampler = Sampler(worker.local_directory, worker.memory_manager.memory_limit)
+    storing = Storing(worker)
+    storing.start()
     try:
         settings = await _hello(worker, explicit, sampler.absent)
         if NAME in worker.plugins or worker.status in OVER:  # somebody else was quicker, or the worker ends
             sampler.close()
             return
-        host = AgentHost([ResourceAgent(sampler, settings.monitoring_interval)])
+        host = AgentHost([ResourceAgent(sampler, settings.monitoring_interval)], storing)
         await worker.plugin_add(host, name=NAME, catch_errors=False)
     except BaseException:
         sampler.close()
+        storing.stop()
         raise
     log = get_logger(worker=worker.address, agent="host")
     if settings.fault_tolerance and worker.nanny:
@@ -157,7 +163,7 @@ async def _hello(worker: Worker, explicit: dict[str, Any], absent: dict[str, str
                 worker=worker.address,
                 version=swarm.__version__,
                 explicit=explicit,
-                agents=[ResourceAgent.name],
+                agents=[ResourceAgent.name, Storing.name],
                 absent=absent,
                 process=identity(),
             )

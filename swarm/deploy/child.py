@@ -66,6 +66,8 @@ class Child:
         self.started_at_s = 0.0
         self.restart_at_s: float | None = None
         """When it is due to be started again (`time.monotonic`)."""
+        self.orphaned_at_s: float | None = None
+        """When its scheduler ended, after which it is of no use (`time.monotonic`)."""
         self._env = env
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None

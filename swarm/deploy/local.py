@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 LOOK_AGAIN_S = 0.05
 """Between two looks at processes that start or stop; they take half a second at best."""
 
+ORPHAN_GRACE_S = 2.0
+"""A worker ends when its scheduler is gone, but not before its tasks end (`distributed.Worker.close`), which may take
+half a minute. It would begin anew in any case; this long it may go on writing what it has."""
+
 PROBE_TIMEOUT_S = 2.0
 """For one question to the scheduler; one that is starting up answers late, so we ask again."""
 
@@ -126,7 +130,8 @@ class LocalProcesses:
         try:
             uninterrupted(self._prepare)
             self._start_scheduler(waiting)
-            self._start_workers(waiting)
+            if not self.spec.scheduler_only:
+                self._start_workers(waiting)
         except BaseException as error:
             self._keep_logs = isinstance(error, ProcessError)
             self.close(grace_s=3.0)
@@ -141,8 +146,8 @@ class LocalProcesses:
         """One step of supervision: take note of processes that ended, start those that are due. To be called often.
 
         A worker is started again however it ended, so that their number stays; the scheduler unless it ended on
-        request. Dask's scheduler keeps nothing on disk: after its restart clients and workers begin anew. Each
-        change is also logged.
+        request. Dask's scheduler keeps nothing on disk: after its restart clients and workers begin anew, but for
+        durable runs. Each change is also logged.
 
         Raises
         ------
@@ -153,6 +158,10 @@ class LocalProcesses:
         changes = [
             self._take_note(child, status, now_s) for child in self._children if (status := child.ended()) is not None
         ]
+        for child in self._children[1:]:
+            if child.orphaned_at_s is not None and now_s - child.orphaned_at_s >= ORPHAN_GRACE_S:
+                child.kill()
+                changes.append(self._orphan_ended(child, now_s))
         for child in self._children:
             if child.restart_at_s is not None and child.restart_at_s <= now_s and self._may_start(child):
                 child.start(self._leash[0])
@@ -279,6 +288,8 @@ class LocalProcesses:
             change = Change(child.role, "shut down", f"{child.role} has ended on request")
             logger.info(change.message)
             return change
+        if child.orphaned_at_s is not None:
+            return self._orphan_ended(child, now_s)
         child.record = child.record.after_end(self._policy, started_at_s=child.started_at_s, now_s=now_s)
         delay_s = child.record.delay_s(self._policy)
         if delay_s is None:
@@ -288,10 +299,20 @@ class LocalProcesses:
                 f"up, the last time with {child.epitaph(status)}"
             )
         child.restart_at_s = now_s + delay_s
-        lost = "; what it knew is lost, clients and workers begin anew" if is_scheduler else ""
+        lost = "; what it knew is lost but for durable runs, clients and workers begin anew" if is_scheduler else ""
+        if is_scheduler:
+            for worker in self._children[1:]:
+                worker.orphaned_at_s = now_s if worker.pid is not None else None
         message = f"{child.role} ended with {child.epitaph(status)}; starts again in {delay_s:g} s{lost}"
         logger.log(logging.ERROR if is_scheduler else logging.WARNING, message)
         return Change(child.role, "ended", message)
+
+    def _orphan_ended(self, child: Child, now_s: float) -> Change:
+        """It is not its fault, so it does not count as a failure."""
+        child.orphaned_at_s, child.restart_at_s = None, now_s
+        change = Change(child.role, "ended", f"{child.role} has ended because its scheduler had; starts again")
+        logger.warning(change.message)
+        return change
 
     def _may_start(self, child: Child) -> bool:
         """A worker waits for its scheduler; none starts after a shutdown."""

@@ -44,6 +44,8 @@ class ClusterSpec:
     dashboard_port: int | None = 0
     """0 for any free port, None for no dashboard."""
 
+    scheduler_only: bool = False
+    """Start no workers: they come from elsewhere."""
     nanny: bool = True
     scheduler_preload: Sequence[str] = ("scheduler_plugins",)
     worker_preload: Sequence[str] = ("swarm.agents",)

@@ -52,7 +52,7 @@ async def test_a_plain_scheduler_gets_its_side_from_the_first_agent() -> None:
         worker = await running.join(agents=True)
         assert running.plugin._sender == f"worker {worker.address}"
         (started,) = published(running, AgentStarted)
-        assert (started.worker, started.version, started.agents) == (worker.address, VERSION, ("resource",))
+        assert (started.worker, started.version, started.agents) == (worker.address, VERSION, ("resource", "storing"))
 
 
 async def test_a_plain_scheduler_gets_its_side_from_the_first_client() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.support.command_line import Place
 from tests.support.processes import marked
 
-COMMANDS = ("demo", "deploy", "doctor", "replay", "run", "status")
+COMMANDS = ("demo", "deploy", "doctor", "replay", "resume", "run", "status")
 
 
 @pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS), ("run", "kmeans")])

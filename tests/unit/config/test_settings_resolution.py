@@ -17,8 +17,8 @@ from swarm.errors import SettingsConflictError, SettingsError
 FILE = "file swarm_config.json"
 TOP = (
     "max_agents, channel_size, monitoring_interval, optimization_interval, "
-    "fault_tolerance, load_balancing, auto_scaling, state_directory, tune_when_idle, task_timeout, task_retries, "
-    "task_backoff, performance_thresholds"
+    "fault_tolerance, load_balancing, auto_scaling, state_directory, result_store, result_quota, tune_when_idle, "
+    "task_timeout, task_retries, task_backoff, performance_thresholds"
 )
 BYTES = 'a whole number from 4096 to 1073741824 (bytes, or text such as "1MiB")'
 SECONDS = 'a number from 0.05 to 3600 (seconds, or text such as "500ms")'
@@ -33,6 +33,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "fault_tolerance": st.booleans(),
     "load_balancing": st.booleans(),
     "auto_scaling": st.booleans(),
+    "result_store": st.none() | st.sampled_from(["/var/lib/results", "s3://bucket/results"]),
+    "result_quota": st.integers(10**6, 10**15),
     "state_directory": st.none() | st.sampled_from(["/var/lib/swarm", "~/my state", "Zustände"]),
     "tune_when_idle": st.booleans(),
     "task_timeout": st.none() | st.floats(0.05, 2_592_000),
@@ -65,6 +67,8 @@ def test_defaults() -> None:
         "load_balancing": True,
         "auto_scaling": True,
         "state_directory": None,
+        "result_store": None,
+        "result_quota": 20_000_000_000,
         "tune_when_idle": False,
         "task_timeout": None,
         "task_retries": 3,
