@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from dask._expr import LLGExpr
 from dask._task_spec import Task
+from distributed.core import Status
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.scheduler import TaskGroup, TaskState, WorkerState
+from distributed.scheduler import TaskGroup, TaskState, WorkerState, heartbeat_interval
 from distributed.worker_state_machine import ComputeTaskEvent, FreeKeysEvent, StealRequestEvent
 
 if TYPE_CHECKING:
@@ -137,6 +138,23 @@ NEEDS: dict[str, dict[str, Check]] = {
             and "keys" in FreeKeysEvent.__dataclass_fields__
             and "key" in StealRequestEvent.__dataclass_fields__
         ),
+    },
+    "faults": {
+        "distributed.scheduler.heartbeat_interval(n)": lambda _: isinstance(heartbeat_interval(10), float | int),
+        "Scheduler.handle_worker_status_change(status, worker, stimulus_id)": lambda s: _takes(
+            s.handle_worker_status_change, "status", "worker", "stimulus_id"
+        ),
+        "Scheduler.remove_worker(address, stimulus_id)": lambda s: _takes(s.remove_worker, "address", "stimulus_id"),
+        "Scheduler.request_acquire_replicas(addr, keys, stimulus_id)": lambda s: _takes(
+            s.request_acquire_replicas, "addr", "keys", "stimulus_id"
+        ),
+        "Scheduler.rpc(addr), loop.asyncio_loop": lambda s: all(
+            hasattr(*each) for each in ((s, "rpc"), (s.loop, "asyncio_loop"))
+        ),
+        "WorkerState.last_seen, nanny, status, has_what": lambda _: (
+            {"last_seen", "nanny", "status", "_has_what"} <= {*WorkerState.__slots__}
+        ),
+        "Status.paused, running": lambda _: {"paused", "running"} <= {*Status.__members__},
     },
     "strategy": {
         "Scheduler.total_nthreads": lambda s: isinstance(getattr(s, "total_nthreads", None), int),

@@ -75,4 +75,4 @@ def test_a_changed_hook_of_plugins_is_noticed(scheduler: Scheduler, monkeypatch:
 
 def test_every_feature_is_a_part_that_can_be_switched_off() -> None:
     parts = {"membership", "telemetry", "events", "runs", "samples", "dashboard"}
-    assert selftest.NEEDS.keys() == parts | {"placement", "copies", "strategy", "durability"}
+    assert selftest.NEEDS.keys() == parts | {"placement", "copies", "faults", "strategy", "durability"}
