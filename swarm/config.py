@@ -79,8 +79,11 @@ Timeout = Annotated[
 Pause = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=3600), 'seconds, or text such as "500ms"']
 Percent = Annotated[float, Field(ge=1, le=100), "per cent"]
 Celsius = Annotated[float, Field(ge=20, le=150), "degrees Celsius"]
-Folder = Annotated[str | None, AfterValidator(_path)]
+Folder = Annotated[str | None, AfterValidator(_path), "the path of a folder"]
 Quota = Annotated[int, BeforeValidator(_bytes), Field(ge=10**6, le=10**15), 'bytes, or text such as "20GB"']
+NoticeSource = Annotated[
+    str | None, AfterValidator(_path), "a URL, a function as module:function, or the path of a file"
+]
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -131,6 +134,10 @@ class Settings(BaseModel):
     """Times that a task is run again after it has run longer than its timeout."""
     task_backoff: Pause = 1.0
     """Time before a task runs again after it was too long; doubles with each time."""
+    notice_period: Pause = 20.0
+    """How long a worker may take to move its results away when it is told to stop by SIGTERM; 0: it stops at once."""
+    notice_source: NoticeSource = None
+    """Where a worker looks every two seconds whether its machine will soon be gone; none: nowhere."""
     performance_thresholds: PerformanceThresholds = PerformanceThresholds()
 
     def flat(self) -> dict[str, Value]:
@@ -283,7 +290,8 @@ def allowed(key: str) -> str:
     if field.annotation is bool:
         return "true or false"
     if field.annotation == (str | None):
-        return "the path of a folder, or null for none"
+        what = next(m for m in field.metadata if isinstance(m, str))
+        return f"{what}, or null for none"
     low = next(m.ge for m in field.metadata if isinstance(m, Ge))
     high = next(m.le for m in field.metadata if isinstance(m, Le))
     unit = next((f" ({m})" for m in field.metadata if isinstance(m, str)), "")

@@ -33,7 +33,7 @@ TOPIC = "swarm"
 POST_MORTEM = "swarm-post-mortem"
 """The one on which a nanny tells the scheduler how its worker ended."""
 
-Resource = Literal["cpu", "memory", "thermal"]
+Resource = Literal["cpu", "memory", "thermal", "disk", "speed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +198,17 @@ class WorkerDied(Event):
     """Of the process, when last seen."""
     last_lines: tuple[str, ...] = ()
     """Of its log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLeaving(Event):
+    """A worker will soon be gone: it gets nothing new, what runs ends or runs elsewhere, its results are moved."""
+
+    worker: str
+    notice_s: float
+    """What is left to it."""
+    reason: str
+    """Who says so: "SIGTERM", or the `notice_source`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scheduler_plugins.decide.alerts import AlertPolicy, limits
+from scheduler_plugins.decide.forecast import Forecast
 from swarm.protocol import Action, Event, TelemetryArrived, WorkerJoined, WorkerLeft
 
 if TYPE_CHECKING:
@@ -32,14 +33,18 @@ class Controller:
 
     def __init__(self, settings: Settings) -> None:
         self._alerts = AlertPolicy(limits(settings.performance_thresholds))
+        self._forecast = Forecast()
 
     def on_event(self, event: Event) -> list[Action]:
         """What is to be done about `event`; mostly nothing."""
         match event:
             case TelemetryArrived():
-                return list(self._alerts.telemetry_arrived(event.worker, event.telemetry, event.at_s))
+                now = event.worker, event.telemetry, event.at_s
+                return [*self._alerts.telemetry_arrived(*now), *self._forecast.telemetry_arrived(*now)]
             case WorkerJoined():
                 self._alerts.worker_joined(event.worker, event.name, event.host)
+                self._forecast.worker_joined(event.worker, event.name, event.host)
             case WorkerLeft():
-                return list(self._alerts.worker_left(event.worker, event.at_s))
+                gone = event.worker, event.at_s
+                return [*self._alerts.worker_left(*gone), *self._forecast.worker_left(*gone)]
         return []

@@ -17,6 +17,7 @@ from swarm.protocol import (
     TelemetryArrived,
     WorkerCondemned,
     WorkerDied,
+    WorkerLeaving,
     WorkerSuspected,
     to_wire,
 )
@@ -41,6 +42,7 @@ WARNINGS = (
     WorkerSuspected,
     WorkerCondemned,
     WorkerDied,
+    WorkerLeaving,
 )
 HISTORY = 10_000
 

@@ -140,6 +140,8 @@ class Placing:
         self._estimate: Estimate | None = None
         """The last of which the cost was asked."""
         self._cost: Cost
+        self.leaving: Collection[WorkerState] = ()
+        """Workers that will soon be gone, by whoever drains them."""
 
     @property
     def is_installed(self) -> bool:
@@ -259,7 +261,7 @@ class Placing:
 
     def _is_open(self, worker: WorkerState) -> bool:
         """Whether a worker may be given tasks: Dask says so, and it answers."""
-        return worker in self.scheduler.running and not self.recalls.is_silent(worker)
+        return worker in self.scheduler.running and worker not in self.leaving and not self.recalls.is_silent(worker)
 
     def _join(self, worker: WorkerState) -> None:
         self.placement.join(worker, worker.nthreads)
@@ -398,15 +400,19 @@ class Placing:
             if view.factor > SLOWED * idle_factor or (given.is_known and elapsed_s > given.p99_s):
                 late.append((given, worker))
         self._rate(worker)
-        if worker in self.scheduler.running:
-            back = overdue(view.load, now_s, self.placement.planned_s)
-        elif worker in self.suspected:  # it may just be busy: what runs is left alone, or copied
-            back = [*view.load.waiting, *view.load.fetching]
-        else:
-            back = view.load.tasks()
-        for task in back:
+        for task in self._back(view, now_s):
             self.recalls.ask(task, worker, now_s)
         return late
+
+    def _back(self, view: WorkerView, now_s: float) -> list[TaskState]:
+        """Tasks that a worker should not have."""
+        if view.worker in self.leaving:
+            return [*view.load.waiting, *view.load.fetching]
+        if view.worker in self.scheduler.running:
+            return overdue(view.load, now_s, self.placement.planned_s)
+        if view.worker in self.suspected:  # it may just be busy: what runs is left alone, or copied
+            return [*view.load.waiting, *view.load.fetching]
+        return view.load.tasks()
 
     def _hear(self, given: Given, worker: WorkerState, now_s: float) -> None:
         """A task that had to fetch inputs may not have begun when it was thought to: the heartbeat says what runs."""

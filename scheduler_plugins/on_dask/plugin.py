@@ -15,6 +15,7 @@ from scheduler_plugins.decide.controller import Controller
 from scheduler_plugins.decide.limits import Limit
 from scheduler_plugins.on_dask import observe, selftest
 from scheduler_plugins.on_dask.detecting import Detecting
+from scheduler_plugins.on_dask.draining import Draining
 from scheduler_plugins.on_dask.durable import Durable
 from scheduler_plugins.on_dask.enact import Enactor
 from scheduler_plugins.on_dask.explaining import Explaining
@@ -22,8 +23,10 @@ from scheduler_plugins.on_dask.guard import Guard
 from scheduler_plugins.on_dask.loop import ControlLoop
 from scheduler_plugins.on_dask.membership import Membership
 from scheduler_plugins.on_dask.mind import FAULTS, PART, Mind
+from scheduler_plugins.on_dask.pacing import Pacing
 from scheduler_plugins.on_dask.recording import Recording
 from scheduler_plugins.on_dask.runs import Key, Runs
+from scheduler_plugins.on_dask.scaling import Scaling
 from swarm import config_sources
 from swarm.config import Layer, Resolved, resolve
 from swarm.dashboard.view_model import ViewModel
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
 
 NAME = "swarm"
 """Of the plugin, of the heartbeat extension and of the entry in the scheduler's metadata."""
-
+SCALING = "scaling"
+"""What the guard calls it."""
 
 JOURNAL_PATIENCE_S = 5.0
 """For the last entries of the journal, when the scheduler closes."""
@@ -107,6 +111,9 @@ class SwarmPlugin(SchedulerPlugin):
             detecting=self.detecting,
             tune_when_idle=settings.tune_when_idle,
         )
+        self.draining = Draining(scheduler, self.mind, self.loop.take)
+        self.pacing = Pacing(scheduler, self.mind)
+        self.scaling = Scaling(scheduler, self.mind, self.draining, self._on_scaling_failure)
         for feature, reason in selftest.missing(scheduler).items():
             self.guard.switch_off(feature, reason)
         if self.resolved.settings.load_balancing and self.guard.is_on(PART):
@@ -115,6 +122,9 @@ class SwarmPlugin(SchedulerPlugin):
         if self.resolved.settings.fault_tolerance and self.guard.is_on(FAULTS):
             with self.guard(FAULTS):
                 self.detecting.start()
+        if self.resolved.settings.auto_scaling and self.guard.is_on(SCALING):
+            with self.guard(SCALING):
+                self.scaling.install()
         self._is_running = True
         self._connect()
         for state in list(scheduler.workers.values()):
@@ -127,6 +137,7 @@ class SwarmPlugin(SchedulerPlugin):
         self._handlers: dict[str, Callable[..., Any]] = {
             "swarm_hello_worker": self.members.hello_worker,
             "swarm_witness_started": self.members.witness_started,
+            "swarm_notice": self.draining.notice,
             "swarm_hello_client": self.members.hello_client,
             "swarm_install_agents": self.members.install_agents,
             "swarm_status": self.status,
@@ -161,6 +172,8 @@ class SwarmPlugin(SchedulerPlugin):
         self._is_running = False
         self._cycle.stop()
         self.detecting.stop()
+        self.scaling.uninstall()
+        self.draining.stop()
         self.mind.stop()
         self.durable.disconnect()
         self.ear.hear = None  # the extension itself stays: workers may still send to it
@@ -192,6 +205,7 @@ class SwarmPlugin(SchedulerPlugin):
         if not self._is_running:
             return
         self.mind.add_worker(worker)
+        self.scaling.add_worker()
         if self.detecting.is_on:
             with self.guard(FAULTS):
                 self.detecting.add_worker(scheduler.workers[worker])
@@ -203,6 +217,7 @@ class SwarmPlugin(SchedulerPlugin):
         if not self._is_running:
             return
         self.mind.remove_worker(worker)
+        self.draining.remove_worker(worker)
         if self.detecting.is_on:
             with self.guard(FAULTS):
                 self.detecting.remove_worker(worker)
@@ -303,6 +318,9 @@ class SwarmPlugin(SchedulerPlugin):
             return
         with self.guard("samples"):
             self.loop.take(self._sampler.sample(self.finished, self.erred, self._period_s))
+        if self.guard.is_on("forecast"):
+            with self.guard("forecast"):
+                self._take(self.pacing.look(time.time()))
         if self.runs.by_key and self.guard.is_on("runs"):
             with self.guard("runs"):
                 processing: dict[str, int] = {}
@@ -316,6 +334,11 @@ class SwarmPlugin(SchedulerPlugin):
         self.guard.failed(FAULTS, error)
         if not self.guard.is_on(FAULTS):
             self.detecting.stop()
+
+    def _on_scaling_failure(self, error: Exception) -> None:
+        self.guard.failed(SCALING, error)
+        if not self.guard.is_on(SCALING):
+            self.scaling.uninstall()
 
     def _on_disabled(self, part: str, reason: str, failures: int) -> None:
         self.loop.take(PartDisabled(at_s=time.time(), part=part, reason=reason, failures=failures))

@@ -185,6 +185,26 @@ NEEDS: dict[str, dict[str, Check]] = {
         "dask._expr.LLGExpr(dsk)": lambda _: LLGExpr._parameters == ["dsk"],
         "dask._task_spec.Task(key, func)": lambda _: _takes(Task.__init__, "key", "func"),
     },
+    "scaling": {
+        "Scheduler.handlers[adaptive_target, workers_to_close, retire_workers]": lambda s: (
+            {"adaptive_target", "workers_to_close", "retire_workers"} <= {*s.handlers}
+        ),
+        "Scheduler.adaptive_target(target_duration)": lambda s: _takes(s.adaptive_target, "target_duration"),
+        "Scheduler.workers_to_close(memory_ratio, n, key, minimum, target, attribute)": lambda s: _takes(
+            s.workers_to_close, "memory_ratio", "n", "key", "minimum", "target", "attribute"
+        ),
+        "Scheduler.retire_workers(workers, names)": lambda s: _takes(s.retire_workers, "workers", "names"),
+        "Scheduler.unrunnable, queued, running, total_nthreads": lambda s: all(
+            hasattr(s, name) for name in ("unrunnable", "queued", "running", "total_nthreads")
+        ),
+        "WorkerState.long_running, actors, has_what, memory_limit, nbytes": lambda _: (
+            {"long_running", "actors", "memory_limit", "nbytes"} <= {*WorkerState.__slots__}
+            and hasattr(WorkerState, "has_what")
+        ),
+        "SchedulerPlugin.valid_workers_downscaling(scheduler, workers)": lambda _: _takes(
+            SchedulerPlugin.valid_workers_downscaling, "scheduler", "workers"
+        ),
+    },
     "dashboard": {
         "Scheduler.http_application.add_application": lambda s: callable(
             getattr(getattr(s, "http_application", None), "add_application", None)

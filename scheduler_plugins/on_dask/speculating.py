@@ -133,6 +133,15 @@ class Speculating:
                 estimate = first.estimate
                 self._why.copied(task, source, worker, now_s - first.since_s, estimate.p50_s, estimate.p99_s)
 
+    def copy_now(self, task: TaskState) -> bool:
+        """Copy a task whose worker will soon be gone, to the best of those with a thread to spare; or one runs."""
+        if task.key in self.copies.live:
+            return True
+        if not _may_run_twice(task):
+            return False
+        offers = sorted(self._offers(task), key=lambda offer: offer.estimate.p50_s + offer.transfer_s)
+        return any(self.copies.begin(task, self._scheduler.workers[offer.worker]) for offer in offers[:1])
+
     def _running(self, given: Given, worker: WorkerState, fastest: WorkerState | None) -> Running | None:
         task: TaskState = given.task
         if task.processing_on is not worker or given.started_at_s is None or not _may_run_twice(task):

@@ -14,6 +14,7 @@ from distributed.protocol import pickle
 import swarm
 from swarm import config_sources, errors
 from swarm.agents.black_box import BlackBox
+from swarm.agents.notice import NoticeAgent, source_of
 from swarm.agents.process_state import identity, neighbour
 from swarm.agents.resource import ResourceAgent
 from swarm.agents.storing import Storing
@@ -40,8 +41,9 @@ class AgentHost(WorkerPlugin):
 
     name = NAME
 
-    def __init__(self, agents: list[ResourceAgent], storing: Storing) -> None:
+    def __init__(self, agents: list[ResourceAgent], storing: Storing, notice: NoticeAgent | None = None) -> None:
         self.agents = agents
+        self.notice = notice
         self.box: BlackBox | None = None
         """What the nanny reads; None where there is none."""
         self.storing = storing
@@ -51,6 +53,8 @@ class AgentHost(WorkerPlugin):
     def setup(self, worker: Worker) -> None:
         for agent in self.agents:
             agent.start()
+        if self.notice is not None:
+            self.notice.start()
         self.task_memory.start(worker)
         worker.handlers["swarm_neighbour"] = neighbour
         worker.extensions[NAME] = self
@@ -60,6 +64,8 @@ class AgentHost(WorkerPlugin):
         worker.handlers.pop("swarm_neighbour", None)
         for agent in self.agents:
             agent.stop()
+        if self.notice is not None:
+            self.notice.stop()
         self.task_memory.stop()
         if self.box is not None:
             self.box.close()
@@ -117,7 +123,8 @@ async def start(worker: Worker) -> None:
         if NAME in worker.plugins or worker.status in OVER:  # somebody else was quicker, or the worker ends
             sampler.close()
             return
-        host = AgentHost([ResourceAgent(sampler, settings.monitoring_interval)], storing)
+        agent = ResourceAgent(sampler, settings.monitoring_interval)
+        host = AgentHost([agent], storing, _notice(worker, settings))
         await worker.plugin_add(host, name=NAME, catch_errors=False)
     except BaseException:
         sampler.close()
@@ -126,20 +133,25 @@ async def start(worker: Worker) -> None:
     log = get_logger(worker=worker.address, agent="host")
     if settings.fault_tolerance and worker.nanny:
         # Not awaited: while a worker starts, its nanny answers nobody.
-        worker._ongoing_background_tasks.call_soon(_find_witness, worker, host)
+        worker._ongoing_background_tasks.call_soon(_find_witness, worker, host, settings.notice_period)
     if host.task_memory.absent:
         log.warning("task_memory_absent", reason=host.task_memory.absent)
     log.info("agents_started", version=swarm.__version__, agents=[agent.name for agent in host.agents])
 
 
-async def _find_witness(worker: Worker, host: AgentHost) -> None:
+def _notice(worker: Worker, settings: Settings) -> NoticeAgent | None:
+    source = settings.notice_source
+    return None if source is None else NoticeAgent(worker, source_of(source, settings.notice_period), source)
+
+
+async def _find_witness(worker: Worker, host: AgentHost, notice_s: float) -> None:
     """Have the nanny watch this process, and tell the scheduler that it does."""
     from swarm.agents.witness import install
 
     try:
         host.box = box = BlackBox(worker.local_directory)
         box.start()
-        about = {"worker": worker.address, "pid": os.getpid(), "box": str(box.path)}
+        about = {"worker": worker.address, "pid": os.getpid(), "box": str(box.path), "notice_s": notice_s}
         async with asyncio.timeout(WITNESS_TIMEOUT_S), worker.rpc(str(worker.nanny)) as nanny:
             answer = await nanny.run(function=pickle.dumps(install), kwargs=pickle.dumps(about))
         reason = str(answer.get("exception_text") or "")

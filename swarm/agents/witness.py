@@ -22,6 +22,7 @@ from distributed.diagnostics.plugin import NannyPlugin
 from tornado.ioloop import PeriodicCallback
 
 from swarm.agents.black_box import BlackBoxReader
+from swarm.agents.notice import drain_first
 from swarm.agents.process_state import look_twice
 from swarm.protocol import POST_MORTEM
 from swarm.telemetry.sources.cgroup import CgroupMemory
@@ -48,7 +49,8 @@ class Witness(NannyPlugin):
         self._memory: deque[tuple[float, int]] = deque(maxlen=int(HISTORY_S / SAMPLE_S))
         self._cgroup: CgroupMemory | None = None
         self._oom_kills: float | None = None
-        self._worker = ""
+        self.worker = ""
+        """Address of the worker that lives; empty while there is none."""
 
     # -- as a plugin of the nanny ------------------------------------------------------------------------------------
 
@@ -77,7 +79,7 @@ class Witness(NannyPlugin):
         if process is None or process.pid != pid:
             raise ValueError(f"process {pid} is not the worker of this nanny")
         self._forget()
-        self._worker = worker
+        self.worker = worker
         self._process = psutil.Process(pid)
         with suppress(OSError, ValueError):  # without it, a post-mortem has no log
             self._box = BlackBoxReader(box)
@@ -130,12 +132,12 @@ class Witness(NannyPlugin):
             return {"process": "gone"} if self._nanny.pid is None else {}
         state, cpu_s = await look_twice(process)
         ticks = None if self._box is None else self._box.tick_age_s(time.monotonic()) < TICKS_S
-        return {"process": state, "cpu_s": cpu_s, "ticks": ticks, "worker": self._worker}
+        return {"process": state, "cpu_s": cpu_s, "ticks": ticks, "worker": self.worker}
 
     async def end(self, worker: str) -> dict[str, Any]:
         """Kill the worker's process, if it is still that worker, and stopped; the nanny starts a new one."""
         process = self._process
-        if process is None or worker != self._worker:
+        if process is None or worker != self.worker:
             return {"ended": False, "reason": f"{worker} is not here any more"}
         with suppress(psutil.NoSuchProcess):  # psutil has checked that the number still means this process
             process.send_signal(signal.SIGKILL)
@@ -146,17 +148,17 @@ class Witness(NannyPlugin):
     def _on_exit(self, exitcode: int) -> None:
         """The process has ended, in whatever way."""
         try:
-            if self._worker:
+            if self.worker:
                 self._nanny.log_event(POST_MORTEM, self._post_mortem(exitcode))
         finally:
-            self._worker = ""
+            self.worker = ""
             self._forget()
             self._dasks_exit(exitcode)
 
     def _post_mortem(self, exitcode: int) -> dict[str, Any]:
         before, now = self._oom_kills, self._count_oom_kills()
         return {
-            "worker": self._worker,
+            "worker": self.worker,
             "exitcode": exitcode,
             "oom_kills": None if before is None or now is None else int(now - before),
             "memory": [[round(at_s, 3), nbytes] for at_s, nbytes in self._memory],
@@ -166,7 +168,7 @@ class Witness(NannyPlugin):
         }
 
 
-async def install(worker: str, pid: int, box: str, dask_worker: Any = None) -> None:
+async def install(worker: str, pid: int, box: str, notice_s: float = 0.0, dask_worker: Any = None) -> None:
     """Start the witness on a nanny, or tell it of a new worker; a worker's agents send this with Dask's `run`.
 
     `dask_worker` is the nanny: `distributed.worker.run` calls it so.
@@ -176,4 +178,6 @@ async def install(worker: str, pid: int, box: str, dask_worker: Any = None) -> N
     if not isinstance(witness, Witness):
         witness = Witness()
         await nanny.plugin_add(witness, name=NAME)
+        if notice_s > 0.0:
+            drain_first(nanny, lambda: witness.worker, notice_s)
     witness.watch(worker, pid, box)

@@ -38,7 +38,13 @@ from swarm.protocol import (
 Health = Literal["healthy", "alert", "no agent", "stale", "suspected"]
 Severity = Literal["serious", "warning"]
 
-SEVERITY: dict[Resource, Severity] = {"memory": "serious", "thermal": "warning", "cpu": "warning"}
+SEVERITY: dict[Resource, Severity] = {
+    "memory": "serious",
+    "disk": "serious",
+    "thermal": "warning",
+    "cpu": "warning",
+    "speed": "warning",
+}
 """Full memory ends the worker (`distributed.worker.memory.terminate`); heat and a busy CPU only slow it down."""
 
 _STALE_AFTER_INTERVALS = 5.0

@@ -358,6 +358,8 @@ async def test_adaptive_clusters_grow_with_what_waits() -> None:
         assert running.scheduler.adaptive_target() > 1
         _gate.set()
         await soon(client.gather(futures))
+        assert not running.scheduler.workers_to_close(target=0), "the results have nowhere to go"
+        del futures
         await eventually(lambda: running.scheduler.workers_to_close(target=0), "idle workers may be closed")
 
 

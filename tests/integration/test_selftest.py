@@ -61,7 +61,7 @@ def test_nothing_is_missing_in_the_installed_distributed(scheduler: Scheduler) -
 )
 def test_the_feature_that_needs_it_is_named(scheduler: Scheduler, feature: str, name: str, replacement: Any) -> None:
     found = selftest.missing(Installed(scheduler, **{name: replacement}))  # type: ignore[arg-type]
-    alike = {"placement", "copies", "strategy", "durability"}  # they need much of what others need
+    alike = {"placement", "copies", "strategy", "durability", "scaling"}  # they need much of what others need
     assert found.keys() - alike == {feature}
     assert found[feature].startswith("this version of distributed lacks Scheduler.")
     assert name in found[feature]
@@ -75,4 +75,4 @@ def test_a_changed_hook_of_plugins_is_noticed(scheduler: Scheduler, monkeypatch:
 
 def test_every_feature_is_a_part_that_can_be_switched_off() -> None:
     parts = {"membership", "telemetry", "events", "runs", "samples", "dashboard"}
-    assert selftest.NEEDS.keys() == parts | {"placement", "copies", "faults", "strategy", "durability"}
+    assert selftest.NEEDS.keys() == parts | {"placement", "copies", "faults", "strategy", "durability", "scaling"}
