@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-twin bench-mind bench-durable load notebooks lock clean
+.PHONY: help install demo test lint format bench bench-twin bench-mind bench-durable bench-faults chaos load notebooks lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -52,6 +52,12 @@ bench-mind: $(STAMP) ## What the mind learns and what it gains: TRACES=folder/of
 
 bench-durable: $(STAMP) ## What durable runs cost, with and without in turn: ROUNDS=5 TASKS=200
 	$(BIN)/python -m tests.benchmarks.durable --rounds $(or $(ROUNDS),5) --tasks $(or $(TASKS),200)
+
+bench-faults: $(STAMP) ## The fault detector alone, 1,000 workers for a day and 10 for sixty hours: OUT=build/faults
+	$(BIN)/python -m tests.benchmarks.faults.detector --json $(or $(OUT),build/faults)/detector.json --picture $(or $(OUT),build/faults)/detector.png
+
+chaos: $(STAMP) ## Faults on real processes and in the twin, always new ones: MINUTES=10 KIND=both SEED=1 REPLAY=file
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.chaos.rounds --minutes $(or $(MINUTES),10) --kind $(or $(KIND),both) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) --out $(or $(OUT),build/chaos)
 
 load: $(STAMP) ## Load test: AGENTS=32 DURATION=300
 	$(BIN)/python tests/load_test.py --agents $(or $(AGENTS),32) --duration $(or $(DURATION),300)

@@ -202,18 +202,29 @@ answered for long; cut off: it answers its neighbours, but not the scheduler, an
 CONDEMNED: frozenset[Verdict] = frozenset(("stopped", "gone", "unreachable", "cut off"))
 
 
-def verdict(report: Report | None, silence_s: float, rules: Rules = DEFAULT) -> Verdict:
+STEADY = 2.0
+"""Heartbeats for which an event loop must have turned, none of them heard, before its worker counts as cut off."""
+
+
+def verdict(
+    report: Report | None, silence_s: float, rules: Rules = DEFAULT, *, ticked_s: float, interval_s: float
+) -> Verdict:
     """What becomes of a suspected worker; "busy" for whoever is given more time.
 
     Parameters
     ----------
     report
         None: no witness has answered.
+    ticked_s
+        For how long each report has said that the event loop turns. Who has just been let go by a task that held the
+        GIL has its heartbeat under way.
+    interval_s
+        Between two heartbeats.
     """
     if report is None:
         return "unreachable" if silence_s > rules.patience_s else "busy"
     if report.process in ("stopped", "gone"):
         return "stopped" if report.process == "stopped" else "gone"
-    if report.ticks and silence_s > rules.patience_s:
+    if report.ticks and ticked_s > STEADY * interval_s and silence_s > rules.patience_s:
         return "cut off"
     return "busy"

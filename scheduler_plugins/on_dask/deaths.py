@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.scheduler import KilledWorker
 
 from scheduler_plugins.decide.blame import Blame, Cause, cause_of
+from scheduler_plugins.on_dask.admission import Death
 from scheduler_plugins.on_dask.failing import fail
 from swarm.agents.black_box import shown
 from swarm.protocol import POST_MORTEM, Event, WorkerDied
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState, WorkerState
 
-    from scheduler_plugins.on_dask.admission import Admission, Death
+    from scheduler_plugins.on_dask.admission import Admission
 
 PATIENCE_S = 3.0
 """For a post-mortem: the nanny may be busy, or dead as well."""
@@ -71,6 +72,10 @@ class Deaths:
         """Address → what is known of the end of the worker that was there."""
         self._early: dict[str, Mapping[str, Any]] = {}
         """Address → a post-mortem that came before the scheduler knew of the death."""
+        self._idle: dict[str, Death] = {}
+        """Address → of a worker that has left with nothing to do: perhaps it was meant to."""
+        self.on_idle_death: Callable[[], None] = lambda: None
+        """Is told that it was not."""
 
     # -- told ----------------------------------------------------------------------------------------------------------
 
@@ -93,6 +98,18 @@ class Deaths:
             loop = self._scheduler.loop.asyncio_loop  # type: ignore[attr-defined]
             loop.call_later(PATIENCE_S, self._give_up_waiting, death)
 
+    def left(self, worker: WorkerState) -> None:
+        """A worker has left that had nothing to do; whether it was meant to, its nanny says."""
+        address, death = worker.address, Death(worker, {}, set(), by_memory=False)
+        if (why := self._why_condemned(address)) is not None:
+            self._idle_died(death, Cause("stopped", why), {})
+        elif (report := self._early.pop(address, None)) is not None:
+            self._idle_explained(death, report)
+        elif self._has_witness(address):
+            self._idle[address] = death
+            if len(self._idle) > MOST_KEPT:
+                del self._idle[next(iter(self._idle))]
+
     def log_event(self, topic: str, message: Any) -> None:
         """Hear what nannies say."""
         if topic != POST_MORTEM or not isinstance(message, Mapping):
@@ -100,6 +117,8 @@ class Deaths:
         address = str(message.get("worker"))
         if (death := self._pending.pop(address, None)) is not None:
             self._explained(death, message)
+        elif (death := self._idle.pop(address, None)) is not None:
+            self._idle_explained(death, message)
         elif address in self._scheduler.workers:
             self._early[address] = message
             if len(self._early) > MOST_KEPT:
@@ -123,6 +142,16 @@ class Deaths:
         if self._pending.get(address) is death:
             del self._pending[address]
             self._judge(death, cause_of(None, None, by_nanny=False), {})
+
+    def _idle_explained(self, death: Death, report: Mapping[str, Any]) -> None:
+        exitcode, oom_kills = report.get("exitcode"), report.get("oom_kills")
+        if isinstance(exitcode, int) and exitcode:  # one that is retired ends with 0
+            cause = cause_of(exitcode, oom_kills if isinstance(oom_kills, int) else None, by_nanny=False)
+            self._idle_died(death, cause, report)
+
+    def _idle_died(self, death: Death, cause: Cause, report: Mapping[str, Any]) -> None:
+        self._tell(death, cause, report)
+        self.on_idle_death()
 
     def _explained(self, death: Death, report: Mapping[str, Any]) -> None:
         exitcode, oom_kills = report.get("exitcode"), report.get("oom_kills")

@@ -200,14 +200,23 @@ class Detecting:
     async def _ask(self, worker: WorkerState) -> None:
         """Ask about a suspected worker until it is cleared or condemned."""
         pause_s = ASK_AGAIN_S
+        ticks_since_s: float | None = None
         try:
             while worker in self.suspected:
                 report = await self._report(worker)
                 if worker not in self.suspected:
                     return
                 self._lives[worker] = report is not None and report.is_witnessed
-                silence_s = self._detector.silence_s(worker, time.time())
-                said = self._said[worker] = verdict(report, silence_s, self._rules)
+                now_s = time.time()
+                silence_s = self._detector.silence_s(worker, now_s)
+                ticks_since_s = (ticks_since_s or now_s) if report is not None and report.ticks else None
+                said = self._said[worker] = verdict(
+                    report,
+                    silence_s,
+                    self._rules,
+                    ticked_s=now_s - (ticks_since_s or now_s),
+                    interval_s=heartbeat_interval(len(self._seen_s)),
+                )
                 if said in CONDEMNED:
                     await self._condemn(worker, said, silence_s)
                     return

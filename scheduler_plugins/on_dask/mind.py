@@ -95,7 +95,8 @@ class Mind:
             publish,
             lambda error: self._guard.failed(FAULTS, error),
         )
-        self.replicating = Replicating(scheduler)
+        self.replicating = Replicating(scheduler, lambda task, worker: task.key in self.held.keys(worker))
+        self.deaths.on_idle_death = self.replicating.died
         if detecting is not None:
             self.placing.suspected = detecting.suspected
             detecting.on_suspected = lambda worker: self._part(FAULTS, self.replicating.endangered, worker)
@@ -287,6 +288,8 @@ class Mind:
         if death is not None:
             self.deaths.happened(death)
             self._part(FAULTS, self.replicating.died)
+        else:
+            self.deaths.left(worker)
 
     def log_event(self, topic: str, message: Any) -> None:
         self._part(MEMORY, self.admission.log_event, topic, message)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scheduler_plugins.decide.replicas import Hazard, is_worth_a_copy, redo_s
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from distributed import Scheduler
     from distributed.scheduler import TaskState, WorkerState
@@ -28,10 +28,17 @@ FULL_RATIO = 0.4
 
 
 class Replicating:
-    """Has results copied that are worth it."""
+    """Has results copied that are worth it.
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    Parameters
+    ----------
+    still_runs
+        Whether a worker may still run a task that is over, as the loser of two runs.
+    """
+
+    def __init__(self, scheduler: Scheduler, still_runs: Callable[[TaskState, WorkerState], bool]) -> None:
         self._scheduler = scheduler
+        self._still_runs = still_runs
         self._hazard = Hazard()
         self._looked_s: float | None = None
         self._share_s: dict[TaskState, float] = {}
@@ -133,12 +140,16 @@ class Replicating:
         """Whether one worker alone has it, and somebody will ask for it."""
         return len(task.who_has or ()) == 1 and not task.actor and bool(task.waiters or task.who_wants)
 
-    @staticmethod
-    def _roomiest(task: TaskState, room: dict[WorkerState, float]) -> WorkerState | None:
-        """The worker to copy it to: on another host if there is one, then with most room."""
+    def _roomiest(self, task: TaskState, room: dict[WorkerState, float]) -> WorkerState | None:
+        """The worker to copy it to: on another host if there is one, then with most room.
+
+        Not one that still runs the task: asked for a copy, Dask's worker resumes it, and keeps a result of its own.
+        """
         holders: Collection[WorkerState] = task.who_has or ()
         hosts = {holder.host for holder in holders}
         fits: Iterable[WorkerState] = (
-            worker for worker, free in room.items() if worker not in holders and free > task.get_nbytes()
+            worker
+            for worker, free in room.items()
+            if worker not in holders and free > task.get_nbytes() and not self._still_runs(task, worker)
         )
         return max(fits, key=lambda worker: (worker.host not in hosts, room[worker]), default=None)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from distributed.core import Status
 from distributed.diagnostics.plugin import NannyPlugin
 from tornado.ioloop import PeriodicCallback
 
@@ -36,6 +37,8 @@ SAMPLE_S = 1.0
 HISTORY_S = 60.0
 TICKS_S = 2.0
 """Age of the last tick from which on the event loop counts as blocked."""
+ENDING = (Status.closing, Status.closed)
+"""Of a nanny that was asked to end its worker: nobody needs a post-mortem, and the scheduler may be gone."""
 
 
 class Witness(NannyPlugin):
@@ -148,7 +151,7 @@ class Witness(NannyPlugin):
     def _on_exit(self, exitcode: int) -> None:
         """The process has ended, in whatever way."""
         try:
-            if self.worker:
+            if self.worker and self._nanny.status not in ENDING:
                 self._nanny.log_event(POST_MORTEM, self._post_mortem(exitcode))
         finally:
             self.worker = ""

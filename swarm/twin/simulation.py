@@ -189,6 +189,8 @@ class _Simulation:
                 outcome = self.loop.run_until_complete(self._main())
             finally:
                 drop_tasks(self.loop)
+                if hasattr(self, "scheduler") and (folder := self.scheduler._workdir) is not None:
+                    folder.release()  # a scheduler that is never closed keeps its folder and a lock until the end
             outcome.cpu_s = time.process_time() - began_s
             return outcome
 

@@ -165,3 +165,19 @@ def test_without_nannies_a_neighbour_on_the_host_is_the_witness() -> None:
             assert holder not in client.scheduler_info()["workers"]
         finally:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_the_end_of_a_worker_that_had_nothing_to_do_is_told_too() -> None:
+    with processes(2) as (scheduler, client):
+        rate = scheduler.plugins["swarm"].mind.replicating._hazard.rate
+        victim, pid = next(iter(client.run(os.getpid).items()))
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: events(scheduler, WorkerDied), "its nanny told", timeout_s=20)
+        (death,) = events(scheduler, WorkerDied)
+        assert (death.worker, death.running) == (victim, ())
+        assert "SIGKILL" in death.cause
+        assert scheduler.plugins["swarm"].mind.replicating._hazard.rate > 100 * rate
+        wait_until(lambda: len(scheduler.workers) == 2, "its nanny has started another", timeout_s=30)
+        client.retire_workers(list(scheduler.workers)[:1])
+        wait_until(lambda: len(scheduler.workers) == 1, "it is retired", timeout_s=20)
+    assert len(events(scheduler, WorkerDied)) == 1, "who is asked to leave has not died"

@@ -169,6 +169,14 @@ def test_steady_workers_are_never_suspected_and_dead_ones_always(
     ],
 )
 def test_verdict(report: Report | None, silence_s: float, expected: str) -> None:
-    said = verdict(report, silence_s)
+    said = verdict(report, silence_s, ticked_s=5.0, interval_s=0.5)
     assert said == expected
     assert (said in CONDEMNED) == (said != "busy")
+
+
+def test_who_was_just_let_go_by_a_task_that_held_the_gil_is_not_cut_off() -> None:
+    """Its event loop turns again, and its heartbeat is under way: on a thousand workers it is heard a second later."""
+    report = Report("runs", 0.1, True, is_witnessed=True)
+    assert verdict(report, 25.0, ticked_s=0.0, interval_s=6.0) == "busy"
+    assert verdict(report, 31.0, ticked_s=6.0, interval_s=6.0) == "busy"
+    assert verdict(report, 38.0, ticked_s=13.0, interval_s=6.0) == "cut off"
