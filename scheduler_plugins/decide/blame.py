@@ -106,6 +106,12 @@ class Blame:
         self.crashes[task].append(words)
         return task if len(self.crashes[task]) >= MOST_ALONE else None
 
+    def suspected(self, ran: Collection[Task], words: str, now_s: float) -> None:
+        """A worker was lost while these ran there, and nobody saw how; the next crash of any will be its second."""
+        for task in ran:
+            self.crashes.setdefault(task, []).append(words)
+            self._since_s[task] = now_s
+
     def fits(self, task: Task, worker: Worker, running: int, has_nothing: bool, now_s: float) -> bool:
         """Whether the worker may be given the task: what is in quarantine runs alone, one task at a time.
 

@@ -106,6 +106,8 @@ class Copies(SchedulerPlugin):
         self.live: dict[Key, Copying] = {}
         self.keeps: Callable[[TaskState, WorkerState], bool] = lambda _task, _worker: False
         """Whether a worker must not be told to drop a result that it has a second copy of."""
+        self.on_worker_leaves: Callable[[WorkerState], None] = _nobody
+        """Is told each worker that is about to be removed, before Dask knows."""
         self._copied_s = 0.0
         self._is_installed = False
 
@@ -302,6 +304,7 @@ class Copies(SchedulerPlugin):
         try:
             worker = self._scheduler.workers.get(self._scheduler.coerce_address(address))
             if worker is not None and self._is_installed:
+                self.on_worker_leaves(worker)
                 self._worker_leaves(worker, expected=expected)
         except Exception as error:  # noqa: BLE001 — whatever is wrong with ours, Dask goes on
             self._on_failure(error)

@@ -39,6 +39,8 @@ class Deaths:
     ----------
     has_witness
         Whether the nanny of a worker has an agent of ours.
+    expects_witness
+        Whether it has one, or will: no nanny answers before its worker is up.
     why_condemned
         Address → why we removed it, once; None where we did not.
     hold_back, let_go
@@ -50,6 +52,7 @@ class Deaths:
         scheduler: Scheduler,
         admission: Admission,
         has_witness: Callable[[str], bool],
+        expects_witness: Callable[[WorkerState], bool],
         why_condemned: Callable[[str], str | None],
         hold_back: Callable[[TaskState], None],
         let_go: Callable[[TaskState], None],
@@ -59,6 +62,7 @@ class Deaths:
         self._scheduler = scheduler
         self._admission = admission
         self._has_witness = has_witness
+        self._expects_witness = expects_witness
         self._why_condemned = why_condemned
         self._hold_back = hold_back
         self._let_go = let_go
@@ -181,6 +185,8 @@ class Deaths:
             given_up = None
             if cause.kind in ("memory", "unknown"):
                 self._admission.died(death, by_memory=cause.kind == "memory")
+                if cause.kind == "unknown" and self._expects_witness(death.worker) and len(death.ran) == 1:
+                    self.blame.suspected(death.ran, cause.words, time.time())
             else:
                 self._admission.leave(death.worker, death.ran)
                 if cause.kind == "crash":

@@ -61,6 +61,7 @@ class Mind:
         *,
         publish: Callable[[Event], None],
         has_witness: Callable[[str], bool],
+        has_agents: Callable[[str], bool],
         detecting: Detecting | None = None,
         tune_when_idle: bool = False,
     ) -> None:
@@ -89,6 +90,7 @@ class Mind:
             scheduler,
             self.admission,
             has_witness,
+            lambda worker: bool(worker.nanny) and has_agents(worker.address),
             lambda address: None if detecting is None else detecting.why_condemned(address),
             self.placing.hold_back,
             self.placing.let_go,
@@ -131,6 +133,7 @@ class Mind:
                 self._has_lost_touch,
             )
             self.speculating.copies.keeps = self.replicating.keeps
+            self.speculating.copies.on_worker_leaves = self.replicating.worker_leaves
             self.speculating.copies.install()
             undo.pop_all()
         self.is_on = True
@@ -147,6 +150,8 @@ class Mind:
             for out in (self.limits.uninstall, self.held.uninstall):
                 with self._guard(LIMITS):
                     out()
+            with self._guard(FAULTS):
+                self.replicating.stop()
             self.placing.uninstall()
             self.estimates.close()
 
@@ -342,7 +347,9 @@ class Mind:
         return took_s
 
     def _account(self, task: TaskState, start: str, finish: str) -> None:
-        """What it takes of its worker's memory, and whether it is in quarantine."""
+        """What it takes of its worker's memory, whether it is in quarantine, and what must outlive it."""
+        if finish == "processing" and self.replicating.is_stormy_now:
+            self._part(FAULTS, self.replicating.given, task)
         if MEMORY not in self._guard.off:
             try:
                 self.admission.transition(task, start, finish)

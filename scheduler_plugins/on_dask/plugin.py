@@ -108,6 +108,7 @@ class SwarmPlugin(SchedulerPlugin):
             limit,
             publish=self.loop.take,
             has_witness=self.members.has_witness,
+            has_agents=self.members.has_agents,
             detecting=self.detecting,
             tune_when_idle=settings.tune_when_idle,
         )

@@ -7,6 +7,7 @@ on purpose it may not have (`keeps`).
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from scheduler_plugins.decide.replicas import Hazard, is_worth_a_copy, redo_s
@@ -23,6 +24,8 @@ MOST_AT_ONCE, MOST_BYTES = 200, 256_000_000
 """Copies that are asked for in one go, of all workers, and their size."""
 MOST_LOOKED_AT = 20_000
 """Results that are looked at again when a worker has died."""
+HOLDER = "swarm-second-copies"
+"""Name of the client that holds inputs, as Dask's own extensions have theirs (`Scheduler.client_desires_keys`)."""
 FULL_RATIO = 0.4
 """Share of a worker's memory up to which it is given copies; Dask begins to spill at 0.6."""
 
@@ -44,15 +47,65 @@ class Replicating:
         self._share_s: dict[TaskState, float] = {}
         self._due: dict[TaskState, None] = {}
         self._kept: set[TaskState] = set()
+        self._held: dict[TaskState, list[TaskState]] = {}
+        """Task → its inputs, which are not let go of before its result has a second copy."""
+        self._holds: Counter[TaskState] = Counter()
+        """Input → tasks that hold it."""
+        self.is_stormy_now = False
+        """As of the last look."""
         self.copied = 0
         """Copies that were asked for, ever."""
 
     @property
     def is_busy(self) -> bool:
         """Whether anything is or will be copied."""
-        return bool(self._due or self._kept)
+        return bool(self._due or self._kept or self._held)
+
+    def _is_stormy(self) -> bool:
+        """Whether workers die so often that a second of work is worth a copy."""
+        return is_worth_a_copy(1.0, 0.0, self._hazard.rate, self._scheduler.bandwidth, is_wanted=False)
 
     # -- told ----------------------------------------------------------------------------------------------------------
+
+    def given(self, task: TaskState) -> None:
+        """A task was given to a worker in a storm: its inputs are held until its result has a second copy.
+
+        Should the result be lost before, they are there, and what led to them need not be computed again.
+        """
+        if task in self._held or not task.dependencies:
+            return
+        inputs = [need for need in list(task.dependencies)[:MOST_INPUTS] if need.state == "memory"]
+        self._held[task] = inputs
+        new = [need.key for need in inputs if need not in self._holds]
+        self._holds.update(inputs)
+        if new:
+            self._scheduler.client_desires_keys(new, HOLDER)
+
+    def _let_go(self, task: TaskState) -> None:
+        inputs = self._held.pop(task, ())
+        self._holds.subtract(inputs)
+        self._release([need for need in inputs if not self._holds[need]])
+
+    def _release(self, inputs: Collection[TaskState]) -> None:
+        for need in inputs:
+            self._holds.pop(need, None)
+        if inputs and HOLDER in self._scheduler.clients:
+            self._scheduler.client_releases_keys([need.key for need in inputs], HOLDER, f"swarm-let-go-{time.time()}")
+            if not self._holds:
+                self._scheduler.clients.pop(HOLDER, None)
+
+    def worker_leaves(self, worker: WorkerState) -> None:
+        """A worker is about to be removed: what only it has and only we hold, Dask would compute again for us."""
+        if self._holds:
+            lost = [task for task in worker.has_what if task in self._holds and len(task.who_has or ()) == 1]
+            for task in [task for task, inputs in self._held.items() if not set(lost).isdisjoint(inputs)]:
+                self._held[task] = [need for need in self._held[task] if need not in lost]
+            self._release(lost)
+
+    def stop(self) -> None:
+        """Hold nothing any more."""
+        self._held.clear()
+        self._release(list(self._holds))
 
     def finished(self, task: TaskState, took_s: float) -> None:
         """A task has a result. O(inputs)."""
@@ -60,7 +113,7 @@ class Replicating:
         inputs = (
             (shares.get(need, 0.0), len(need.dependents or ()))
             for need in list(task.dependencies)[:MOST_INPUTS]
-            if not need.who_wants
+            if not self._is_wanted(need)
         )
         share_s = shares[task] = redo_s(took_s, inputs) if task.dependencies else took_s
         if self._is_worth(task, share_s):
@@ -78,6 +131,7 @@ class Replicating:
     def died(self) -> None:
         """A worker has died that was not meant to: what was safe enough may be so no more."""
         self._hazard.died()
+        self.is_stormy_now = self._is_stormy()
         for task in list(self._share_s)[-MOST_LOOKED_AT:]:
             if task.state == "memory" and self._is_worth(task, self._share_s[task]):
                 self._due[task] = None
@@ -101,12 +155,26 @@ class Replicating:
         if self._looked_s is not None:
             self._hazard.passed(now_s - self._looked_s, len(self._scheduler.workers))
         self._looked_s = now_s
+        self.is_stormy_now = self._is_stormy()
+        for task in [task for task in self._held if self._is_safe(task)]:
+            self._let_go(task)
         if self._due and len(self._scheduler.running) > 1:
             self._copy(now_s)
 
+    def _is_safe(self, task: TaskState) -> bool:
+        """Whether the inputs of a task need not be held for its sake."""
+        if task.state == "memory":
+            return task not in self._due and (task not in self._kept or len(task.who_has or ()) > 1)
+        return task.state not in ("processing", "queued", "waiting", "no-worker")
+
+    @staticmethod
+    def _is_wanted(task: TaskState) -> bool:
+        """Whether a client wants its result."""
+        return any(client.client_key != HOLDER for client in task.who_wants or ())
+
     def _is_worth(self, task: TaskState, share_s: float) -> bool:
         return is_worth_a_copy(
-            share_s, task.get_nbytes(), self._hazard.rate, self._scheduler.bandwidth, is_wanted=bool(task.who_wants)
+            share_s, task.get_nbytes(), self._hazard.rate, self._scheduler.bandwidth, is_wanted=self._is_wanted(task)
         )
 
     def _copy(self, now_s: float) -> None:
@@ -135,10 +203,9 @@ class Replicating:
             scheduler.request_acquire_replicas(worker.address, keys, stimulus_id=f"swarm-replicate-{now_s}")
             self.copied += len(keys)
 
-    @staticmethod
-    def _is_needed(task: TaskState) -> bool:
+    def _is_needed(self, task: TaskState) -> bool:
         """Whether one worker alone has it, and somebody will ask for it."""
-        return len(task.who_has or ()) == 1 and not task.actor and bool(task.waiters or task.who_wants)
+        return len(task.who_has or ()) == 1 and not task.actor and bool(task.waiters or self._is_wanted(task))
 
     def _roomiest(self, task: TaskState, room: dict[WorkerState, float]) -> WorkerState | None:
         """The worker to copy it to: on another host if there is one, then with most room.
