@@ -13,8 +13,9 @@ from typing import Any
 Worker = Any
 """Hashable."""
 
-RATE = 0.2
-"""Weight of the last task in the moving average of a worker's lateness."""
+RISE, FALL = 0.7, 0.1
+"""Weight of the last task in the moving average of a worker's lateness, where it was later than that and where not: what
+waits for results waits for the latest."""
 LEAST_S = 0.1
 """Lateness beyond that of the median worker from which on it counts: clocks differ, and messages go out in batches."""
 FADE_S = 5.0
@@ -34,7 +35,8 @@ class Lateness:
     def reported(self, worker: Worker, late_s: float) -> None:
         """A task has ended there, and `late_s` later one hears of it."""
         known_s = self._late_s.get(worker, 0.0)
-        self._late_s[worker] = known_s + RATE * (max(late_s, 0.0) - known_s)
+        off_s = max(late_s, 0.0) - known_s
+        self._late_s[worker] = known_s + (RISE if off_s > 0.0 else FALL) * off_s
         self._reported.add(worker)
 
     def left(self, worker: Worker) -> None:
