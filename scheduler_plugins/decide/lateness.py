@@ -16,8 +16,9 @@ Worker = Any
 RISE, FALL = 0.7, 0.1
 """Weight of the last task in the moving average of a worker's lateness, where it was later than that and where not: what
 waits for results waits for the latest."""
-LEAST_S = 0.1
-"""Lateness beyond that of the median worker from which on it counts: clocks differ, and messages go out in batches."""
+LEAST_S = 0.3
+"""Lateness beyond that of the median worker from which on it counts: clocks differ, messages go out in batches, and who
+sends large inputs to others is busy for a moment."""
 FADE_S = 5.0
 """What is not confirmed is halved after so long: a worker that is given nothing can't show that it is well again."""
 
