@@ -14,7 +14,7 @@ Worker = Any
 """Hashable."""
 
 RISE, FALL = 0.7, 0.1
-"""Weight of the last task in the moving average of a worker's lateness, where it was later than that and where not: what
+"""Weight of the last task in the moving average of a worker's lateness, where it was later and where it was not: who
 waits for results waits for the latest."""
 LEAST_S = 0.3
 """Lateness beyond that of the median worker from which on it counts: clocks differ, messages go out in batches, and who
