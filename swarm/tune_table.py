@@ -57,7 +57,7 @@ def render(tuning: Tuning, recordings: Sequence[Recording], out: Console) -> Non
     from rich.table import Table
     from rich.text import Text
 
-    from swarm.cli import printable
+    from swarm.terminal import printable
 
     names = ", ".join(f"{each.name} ({len(each.work)} tasks)" for each in recordings)
     told = f"{names}: {tuning.tried} strategies, {tuning.simulations} simulations"

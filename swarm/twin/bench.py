@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from swarm.cli import SIMULATED, OneLineGroup, Refusal, Span, require_writable
 from swarm.errors import SwarmError, TwinError
+from swarm.terminal import SIMULATED, OneLineGroup, Refusal, Span, require_writable
 from swarm.twin import scale as twin_scale
 from swarm.twin.matrix import FORMAT, ORACLE, Run, for_gantt, report, run_matrix, versions
 from swarm.twin.outcome import Outcome

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from swarm.cli import OneLine, Refusal
 from swarm.deploy.local import LocalProcesses
 from swarm.deploy.spec import ClusterSpec
 from swarm.errors import SwarmError
+from swarm.terminal import OneLine, Refusal
 from swarm.twin.isolated import Job, simulate_all
 from swarm.twin.models import Constant, SchedulerCpu, uniform
 from swarm.twin.outcome import Outcome

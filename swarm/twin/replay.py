@@ -295,7 +295,7 @@ def render(recording: Recording, rows: Sequence[Row], out: Console, err: Console
     from rich.table import Table
     from rich.text import Text
 
-    from swarm.cli import printable
+    from swarm.terminal import printable
 
     work = recording.work
     sizes = f"{len(work)} tasks, {work.total_s:.4g} s of work, longest chain {work.critical_path_s:.4g} s"

@@ -6,18 +6,17 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, KilledWorker, LocalCluster, wait
+from distributed import Client, KilledWorker, wait
 
 from swarm.deploy.local import LocalProcesses
 from swarm.deploy.spec import ClusterSpec
 from swarm.protocol import Event, WorkerCleared, WorkerCondemned, WorkerDied, WorkerSuspected
+from tests.support.nannies import processes
 from tests.support.waiting import wait_until
 
 
@@ -25,30 +24,6 @@ from tests.support.waiting import wait_until
 def _tracker() -> None:
     """Python starts it with the first process, and keeps its pipe: that is no leftover of a test."""
     resource_tracker.ensure_running()
-
-
-@contextmanager
-def processes(workers: int) -> Iterator[tuple[Any, Client]]:
-    """The scheduler lives in this process, the workers do not; each has a nanny, and its witness is there."""
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit="2GiB",
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"preload": ["scheduler_plugins"]},
-            preload=["swarm.agents"],
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        members = cluster.scheduler.plugins["swarm"].members
-        wait_until(
-            lambda: all(members.has_witness(address) for address in cluster.scheduler.workers),
-            "every nanny has a witness",
-            timeout_s=30,
-        )
-        yield cluster.scheduler, client
 
 
 def events(scheduler: Any, kind: type[Event]) -> list[Any]:
@@ -79,7 +54,8 @@ def add(*numbers: int) -> int:
 
 
 def test_a_stopped_worker_is_replaced_within_seconds_and_its_results_are_made_again() -> None:
-    with processes(3) as (scheduler, client):
+    with processes(3) as (cluster, client):
+        scheduler = cluster.scheduler
         alone = client.submit(nap, 1, pure=False)
         wait(alone)
         (holder,) = client.who_has([alone])[alone.key]
@@ -96,7 +72,8 @@ def test_a_stopped_worker_is_replaced_within_seconds_and_its_results_are_made_ag
 
 
 def test_a_worker_that_holds_the_gil_is_suspected_but_never_evicted(tmp_path: Path) -> None:
-    with processes(2) as (scheduler, client):
+    with processes(2) as (cluster, client):
+        scheduler = cluster.scheduler
         before = set(scheduler.workers)
         marker = tmp_path / "starts"
         holder = client.submit(holds_gil, 6, str(marker), pure=False)
@@ -114,7 +91,8 @@ def test_a_worker_that_holds_the_gil_is_suspected_but_never_evicted(tmp_path: Pa
 
 @pytest.mark.parametrize(("how", "said"), [("exit", "exit status 7"), ("signal", "SIGSEGV")])
 def test_a_task_that_crashes_its_worker_is_given_up_after_two_and_nobody_else_suffers(how: str, said: str) -> None:
-    with processes(3) as (scheduler, client):
+    with processes(3) as (cluster, client):
+        scheduler = cluster.scheduler
         before = set(scheduler.workers)
         innocent = client.map(nap, range(30), seconds=0.05, pure=False)
         bad = client.submit(crashes, how, pure=False)
@@ -134,7 +112,8 @@ def test_a_task_that_crashes_its_worker_is_given_up_after_two_and_nobody_else_su
 
 def test_a_worker_that_somebody_kills_is_nobodys_fault() -> None:
     """Stock Dask fails a task whose worker was killed four times, whoever did it."""
-    with processes(2) as (scheduler, client):
+    with processes(2) as (cluster, client):
+        scheduler = cluster.scheduler
         long = client.submit(nap, 7, 3.0, pure=False)
         for _ in range(2):
             wait_until(lambda: any(worker.processing for worker in scheduler.workers.values()), "it runs", timeout_s=30)
@@ -168,7 +147,8 @@ def test_without_nannies_a_neighbour_on_the_host_is_the_witness() -> None:
 
 
 def test_the_end_of_a_worker_that_had_nothing_to_do_is_told_too() -> None:
-    with processes(2) as (scheduler, client):
+    with processes(2) as (cluster, client):
+        scheduler = cluster.scheduler
         rate = scheduler.plugins["swarm"].mind.replicating._hazard.rate
         victim, pid = next(iter(client.run(os.getpid).items()))
         os.kill(pid, signal.SIGKILL)

@@ -8,12 +8,12 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, as_completed
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from swarm import twin
@@ -22,6 +22,7 @@ from swarm.protocol import Event, PartDisabled, WorkerDied, WorkerSuspected
 from swarm.twin.faults import BlockLoop, Crash, Fault, Hang, HoldGil, LoseHeartbeats, SchedulerLag, SlowDown
 from swarm.twin.policies import POLICIES, Policy
 from tests.support.chaos_script import Script, hold_gil, key_of, spin
+from tests.support.nannies import processes
 from tests.support.waiting import wait_until
 
 PATIENCE_S = 90.0
@@ -209,30 +210,6 @@ def on_processes(script: Script, folder: Path) -> Verdict:
         time.perf_counter() - began_s,
         tuple(trouble),
     )
-
-
-@contextmanager
-def processes(workers: int) -> Iterator[tuple[Any, Client]]:
-    """A cluster whose workers `w0`… have nannies with witnesses."""
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            memory_limit="2GiB",
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"preload": ["scheduler_plugins"]},
-            preload=["swarm.agents"],
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        members = cluster.scheduler.plugins["swarm"].members
-        wait_until(
-            lambda: all(members.has_witness(address) for address in cluster.scheduler.workers),
-            "every nanny has a witness",
-            timeout_s=60,
-        )
-        yield cluster, client
 
 
 def _compare(script: Script, delivered: Sequence[tuple[str, object]], trouble: list[str]) -> tuple[int, int]:
