@@ -69,6 +69,7 @@ Switch = bool
 Count = Annotated[int, Field(ge=1, le=4096)]
 ByteCount = Annotated[int, BeforeValidator(_bytes), Field(ge=4096, le=2**30), 'bytes, or text such as "1MiB"']
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0.05, le=3600), 'seconds, or text such as "500ms"']
+Phi = Annotated[float, Field(ge=1, le=100)]
 Retries = Annotated[int, Field(ge=0, le=100)]
 Timeout = Annotated[
     float | None,
@@ -134,6 +135,10 @@ class Settings(BaseModel):
     """Times that a task is run again after it has run longer than its timeout."""
     task_backoff: Pause = 1.0
     """Time before a task runs again after it was too long; doubles with each time."""
+    suspicion_phi: Phi = 8.0
+    """How improbable a worker's silence must be for it to be suspected: -log10 of the chance that it is only late."""
+    silence_patience: Seconds = 20.0
+    """Silence after which a worker is removed that no witness on its host can reach, or only the witness."""
     notice_period: Pause = 20.0
     """How long a worker may take to move its results away when it is told to stop by SIGTERM; 0: it stops at once."""
     notice_source: NoticeSource = None

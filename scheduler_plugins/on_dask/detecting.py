@@ -41,6 +41,8 @@ ASK_AGAIN_S, LONGEST_PAUSE_S = 0.5, 4.0
 ANSWER_S = 2.0
 """For a witness to answer: it looks twice, and its host may be busy."""
 STIMULUS = "swarm-condemned"
+MOST_KEPT = 1000
+"""Condemned workers that are kept until their end was judged."""
 REASONS: dict[Verdict, str] = {
     "stopped": "its process was stopped (state T), says a witness on its host",
     "gone": "its process is gone",
@@ -277,6 +279,8 @@ class Detecting:
             WorkerCondemned(at_s=time.time(), worker=address, verdict=why, silence_s=silence_s, reason=reason)
         )
         self._condemned[address] = why
+        if len(self._condemned) > MOST_KEPT:  # nobody asks for it where placement is off
+            del self._condemned[next(iter(self._condemned))]
         nanny = worker.nanny if self._has_witness(address) else None
         await scheduler.remove_worker(address, stimulus_id=f"{STIMULUS}-{time.time()}")
         # Fencing: a worker that went on would serve results that nobody knows of, and finish tasks a second time.

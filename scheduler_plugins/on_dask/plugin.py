@@ -12,6 +12,7 @@ from tornado.ioloop import PeriodicCallback
 
 import swarm
 from scheduler_plugins.decide.controller import Controller
+from scheduler_plugins.decide.faults import Rules
 from scheduler_plugins.decide.limits import Limit
 from scheduler_plugins.on_dask import observe, selftest
 from scheduler_plugins.on_dask.detecting import Detecting
@@ -98,7 +99,12 @@ class SwarmPlugin(SchedulerPlugin):
         self.durable = Durable(scheduler, self.guard, self.members, self.runs, url, settings.result_quota)
         limit = Limit(settings.task_timeout, settings.task_retries, settings.task_backoff)
         self.detecting = Detecting(
-            scheduler, self.members.has_witness, self.members.neighbour_of, self.loop.take, self._on_faults_failure
+            scheduler,
+            self.members.has_witness,
+            self.members.neighbour_of,
+            self.loop.take,
+            self._on_faults_failure,
+            Rules(phi=self.resolved.settings.suspicion_phi, patience_s=self.resolved.settings.silence_patience),
         )
         self.mind = Mind(
             scheduler,

@@ -18,7 +18,8 @@ FILE = "file swarm_config.json"
 TOP = (
     "max_agents, channel_size, monitoring_interval, optimization_interval, "
     "fault_tolerance, load_balancing, auto_scaling, state_directory, result_store, result_quota, tune_when_idle, "
-    "task_timeout, task_retries, task_backoff, notice_period, notice_source, performance_thresholds"
+    "task_timeout, task_retries, task_backoff, suspicion_phi, silence_patience, notice_period, notice_source, "
+    "performance_thresholds"
 )
 BYTES = 'a whole number from 4096 to 1073741824 (bytes, or text such as "1MiB")'
 SECONDS = 'a number from 0.05 to 3600 (seconds, or text such as "500ms")'
@@ -40,6 +41,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "task_timeout": st.none() | st.floats(0.05, 2_592_000),
     "task_retries": st.integers(0, 100),
     "task_backoff": st.floats(0, 3600),
+    "suspicion_phi": st.floats(1, 100),
+    "silence_patience": st.floats(0.05, 3600),
     "notice_period": st.floats(0, 3600),
     "notice_source": st.none() | st.just("/run/notice"),
     "performance_thresholds.cpu_critical": st.floats(1, 100),
@@ -75,6 +78,8 @@ def test_defaults() -> None:
         "task_timeout": None,
         "task_retries": 3,
         "task_backoff": 1.0,
+        "suspicion_phi": 8.0,
+        "silence_patience": 20.0,
         "notice_period": 20.0,
         "notice_source": None,
         "performance_thresholds": {"cpu_critical": 90, "memory_critical": 95, "thermal_critical": 85},
