@@ -13,6 +13,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -362,7 +363,7 @@ def _make_folder(folder: Path) -> None:
 def _set_up(database: sqlite3.Connection, path: Path) -> None:
     if check_schema(database, path) == 0:
         database.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or it has no effect
-    database.execute("PRAGMA journal_mode = WAL").fetchall()
+    _use_wal(database)
     # With a WAL a crash of the machine may cost the last transactions, never the file.
     database.execute("PRAGMA synchronous = NORMAL")
     database.execute("PRAGMA foreign_keys = ON")
@@ -380,8 +381,25 @@ def _set_up(database: sqlite3.Connection, path: Path) -> None:
     database.isolation_level = "DEFERRED"
 
 
+def _use_wal(database: sqlite3.Connection) -> None:
+    """Two who do this at once don't wait for each other, whatever the timeout: SQLite fears a deadlock."""
+    deadline_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL").fetchall()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
 def check_schema(database: sqlite3.Connection, path: Path) -> int:
     """The version of the tables, 0 for an empty file. Raises `JournalError` when this swarm can't use them."""
+    is_ours = not database.in_transaction
+    if is_ours:
+        database.execute("BEGIN")  # or another scheduler may make the tables between two questions
     try:
         version = int(database.execute("PRAGMA user_version").fetchone()[0])
         owner = int(database.execute("PRAGMA application_id").fetchone()[0])
@@ -390,6 +408,9 @@ def check_schema(database: sqlite3.Connection, path: Path) -> int:
         if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
             raise
         raise JournalError(f"{path} is not a journal of swarm ({error})") from None
+    finally:
+        if is_ours and database.in_transaction:
+            database.execute("ROLLBACK")
     if (tables or version) and owner != APPLICATION_ID:
         raise JournalError(f"{path} is not a journal of swarm (another program's SQLite file)")
     if not 0 <= version <= SCHEMA_VERSION:

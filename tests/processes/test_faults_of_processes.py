@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from distributed import Client, KilledWorker, wait
+from distributed.core import Status
 
 from swarm.deploy.local import LocalProcesses
 from swarm.deploy.spec import ClusterSpec
@@ -160,4 +161,8 @@ def test_the_end_of_a_worker_that_had_nothing_to_do_is_told_too() -> None:
         wait_until(lambda: len(scheduler.workers) == 2, "its nanny has started another", timeout_s=30)
         client.retire_workers(list(scheduler.workers)[:1])
         wait_until(lambda: len(scheduler.workers) == 1, "it is retired", timeout_s=20)
+        nannies = cluster.workers.values()
+        wait_until(
+            lambda: sum(nanny.status is Status.closed for nanny in nannies) == 1, "so has its nanny", timeout_s=20
+        )
     assert len(events(scheduler, WorkerDied)) == 1, "who is asked to leave has not died"

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,6 +180,15 @@ def test_two_schedulers_write_to_one_file(journal: Open, folder: Path) -> None:
         each.close()
         assert each.error is None
     assert {read(folder / FILE, f"s{number}-{i}").makespan_s for i in range(20) for number in (0, 1)} == {7.0}
+
+
+def test_several_make_the_file_at_once(tmp_path: Path) -> None:
+    """One of them found tables without the mark of their owner: it had asked before and after another made them."""
+    for number in range(30):
+        path = tmp_path / str(number) / FILE
+        with ThreadPoolExecutor(3) as pool:
+            opened = [pool.submit(lambda path=path: journal_module._open_for_writing(path).close()) for _ in range(3)]
+        assert [each.exception() for each in opened] == [None] * 3
 
 
 def names(folder: Path) -> list[str]:
