@@ -376,7 +376,17 @@ class _Folder:
         with _opened(self._root) as root, _opened(self._root / run):
             gone = f".removed-{secrets.token_hex(8)}"
             os.rename(run, gone, src_dir_fd=root, dst_dir_fd=root)  # all of it or nothing is seen
-            shutil.rmtree(self._root / gone)
+            for attempt in range(ATTEMPTS):
+                try:
+                    shutil.rmtree(self._root / gone)
+                    break
+                except OSError as error:  # somebody who had it open has put one more file there
+                    if error.errno != errno.ENOTEMPTY or attempt == ATTEMPTS - 1:
+                        raise
+
+
+ATTEMPTS = 100
+"""To remove a folder into which others still write; each of them has one file under way."""
 
 
 @contextlib.contextmanager
