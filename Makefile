@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-twin bench-mind bench-durable bench-faults chaos load notebooks lock clean
+.PHONY: help install demo test lint format bench bench-twin bench-mind bench-durable bench-faults bench-agents chaos load notebooks lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -55,6 +55,14 @@ bench-durable: $(STAMP) ## What durable runs cost, with and without in turn: ROU
 
 bench-faults: $(STAMP) ## The fault detector alone, 1,000 workers for a day and 10 for sixty hours: OUT=build/faults
 	$(BIN)/python -m tests.benchmarks.faults.detector --json $(or $(OUT),build/faults)/detector.json --picture $(or $(OUT),build/faults)/detector.png
+
+bench-agents: $(STAMP) ## Channels beside their peers, agents, the ledger, blind experiments: ROUNDS=3 OUT=build/agents
+	$(BIN)/python -m tests.benchmarks.channels.rings --json $(or $(OUT),build/agents)/rings.json --picture $(or $(OUT),build/agents)/rings.png
+	$(BIN)/python -m tests.benchmarks.channels.stations --json $(or $(OUT),build/agents)/stations.json
+	$(BIN)/python -m tests.benchmarks.agents.messages --rounds $(or $(ROUNDS),3) --json $(or $(OUT),build/agents)/messages.json
+	$(BIN)/python -m tests.benchmarks.agents.idle --json $(or $(OUT),build/agents)/idle.json
+	$(BIN)/python -m tests.benchmarks.ledger.elastic --json $(or $(OUT),build/agents)/elastic.json
+	$(BIN)/python -m tests.benchmarks.optimization --rounds $(or $(ROUNDS),3) --json $(or $(OUT),build/agents)/optimization.json
 
 chaos: $(STAMP) ## Faults on real processes and in the twin, always new ones: MINUTES=10 KIND=both SEED=1 REPLAY=file
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.chaos.rounds --minutes $(or $(MINUTES),10) --kind $(or $(KIND),both) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) --out $(or $(OUT),build/chaos)

@@ -16,15 +16,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from swarm.agents.base import BaseAgent
+    from swarm.channels.messages import Message, Priority
     from swarm.client import Swarm, connect, current, durable, map, submit  # noqa: A004
     from swarm.errors import SwarmError
+    from swarm.orchestrator import Orchestrator
     from swarm.run import Explanation, Run
     from workloads import Verification, Workload
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BaseAgent",
     "Explanation",
+    "Message",
+    "Orchestrator",
+    "Priority",
     "Run",
     "Swarm",
     "SwarmError",
@@ -39,6 +46,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BaseAgent": "swarm.agents.base",
+    "Message": "swarm.channels.messages",
+    "Orchestrator": "swarm.orchestrator",
+    "Priority": "swarm.channels.messages",
     "Explanation": "swarm.run",
     "Run": "swarm.run",
     "Swarm": "swarm.client",

@@ -215,6 +215,7 @@ def _check_picture(picture: Path, act: str | None) -> None:
     help="Everything is logged to files there, instead of what --log-level lets through to standard error.",
 )
 @click.option("--scheduler-only", is_flag=True, help="No workers: they are started elsewhere.")
+@click.option("--tls", is_flag=True, help="Encrypt all connections, with certificates that end with the cluster.")
 @click.option("--demo", "with_demo", is_flag=True, help="Run the demo workloads on it.")
 @click.option("--monitor-duration", type=POSITIVE, metavar="SECONDS", help="Stop after so many seconds.")
 @command

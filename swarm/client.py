@@ -30,6 +30,7 @@ from swarm.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from swarm.deploy.local import LocalProcesses
+    from swarm.orchestrator import Orchestrator
 
 Handler = Callable[[Any], object]
 
@@ -435,6 +436,13 @@ class Swarm:
     async def _page(self) -> str | None:
         url: str | None = (await self._status())["page"]
         return url
+
+    @property
+    def orchestrator(self) -> Orchestrator:
+        """Creates agents on this swarm, and speaks with them."""
+        from swarm.orchestrator import Orchestrator
+
+        return Orchestrator(self)
 
     def add_event_handler(self, event: str | type[Event], handler: Handler) -> None:
         """Call `handler` with each event of a kind, as it happens; a function or a coroutine function.

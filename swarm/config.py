@@ -111,6 +111,10 @@ class Settings(BaseModel):
     """Agents that one cluster may run."""
     channel_size: ByteCount = 1048576
     """Size of one channel between two agents."""
+    shared_memory: Switch = True
+    """Move channels of one host that are busy into shared memory; takes numba, 60 to 120 MB in each process."""
+    channel_encryption: Switch = False
+    """Seal what agents of one host write to each other; between hosts, Dask's TLS does."""
     monitoring_interval: Seconds = 1.0
     """Time between two samples of telemetry."""
     optimization_interval: Seconds = 5.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from swarm.deploy import state
 from swarm.deploy.local import LocalProcesses
 from swarm.deploy.signals import stopping_on_signals
 from swarm.deploy.spec import ClusterSpec
+from swarm.deploy.tls import temporary_certificates
 from swarm.errors import SwarmError
 from swarm.telemetry.logs import LEVEL_VARIABLE, LOGGER
 
@@ -112,6 +114,7 @@ def run_deploy(
     memory_limit: str,
     log_directory: Path | None,
     scheduler_only: bool,
+    tls: bool,
     with_demo: bool,
     monitor_duration: float | None,
 ) -> int:
@@ -141,11 +144,14 @@ def run_deploy(
     code = 0
     with (
         stopping_on_signals() as stop,
+        temporary_certificates() if tls else nullcontext() as for_clients,
         LocalProcesses(spec, on_progress=lambda line: err.print(line, style="dim", highlight=False)) as cluster,
     ):
         if cluster.dashboard_link:
             page = cluster.dashboard_link.replace("/status", "/swarm")
             err.print(f"dashboard at {page}", highlight=False, soft_wrap=True)
+        if for_clients is not None:
+            err.print(f"clients need DASK_CONFIG={for_clients}", highlight=False, soft_wrap=True)
         err.print("Ctrl-C stops them all", style="dim")
         started = time.monotonic()
         if with_demo:

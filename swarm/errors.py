@@ -167,6 +167,74 @@ class ProtocolError(SwarmError):
     """A message that does not fit `swarm.protocol`."""
 
 
+class AgentError(SwarmError):
+    """Base of what can go wrong with agents and the messages between them."""
+
+
+class UnknownAgentError(AgentError):
+    """No agent has this id; the message suggests the nearest one."""
+
+    exit_code = 2
+
+
+class AgentExistsError(AgentError):
+    """An agent of this id is there already."""
+
+    exit_code = 2
+
+
+class TooManyAgentsError(AgentError):
+    """As many agents run as `max_agents` allows."""
+
+
+class AgentDefinitionError(AgentError):
+    """What was asked to become an agent can't: a wrong class, id, option, isolation or place; says what is allowed."""
+
+    exit_code = 2
+
+
+class AgentFailedError(AgentError):
+    """An agent did not start, failed too often and was given up, or raised while it handled a request."""
+
+
+class MessageError(AgentError):
+    """Bytes that are no message, or a message with a field that is not allowed."""
+
+    exit_code = 2
+
+
+class MessageTooLargeError(MessageError):
+    """A message is larger than what the channel takes; names both sizes."""
+
+
+class ForbiddenMessageError(AgentError):
+    """The sender may not send this, or is not who it says it is."""
+
+
+class ChannelError(AgentError):
+    """A channel between two processes can't be opened, or is broken."""
+
+
+class ChannelFullError(ChannelError):
+    """The receiver did not make room before the deadline (back-pressure)."""
+
+
+class PeerLostError(ChannelError):
+    """The process at the other end of a channel has ended."""
+
+
+class NoAnswerError(AgentError):
+    """A request was delivered, and not answered before the deadline."""
+
+
+class LedgerError(SwarmError):
+    """The table of a host's cores, memory and watts can't be used; says which file, why, and what to do."""
+
+
+class NotGrantedError(LedgerError):
+    """What was asked of the ledger was not free before the deadline, or is more than the host has."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that looks most like `word`, or None when none is near.
 

@@ -32,6 +32,8 @@ TOPIC = "swarm"
 """Dask event topic (`Client.subscribe_topic`) on which the scheduler publishes the events of swarm."""
 POST_MORTEM = "swarm-post-mortem"
 """The one on which a nanny tells the scheduler how its worker ended."""
+AGENTS = "swarm-agents"
+"""The one on which workers and nannies tell what becomes of their agents, and what these change."""
 
 Resource = Literal["cpu", "memory", "thermal", "disk", "speed"]
 
@@ -228,6 +230,31 @@ class AgentRefused(Event):
 
     worker: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentChanged(Event):
+    """An agent entered another state of its life (`swarm.agents.lifecycle`)."""
+
+    agent: str
+    kind: str
+    place: str
+    """Dask address of the worker or nanny, or `scheduler`."""
+    state: str
+    """created, starting, running, degraded, stopping, stopped or failed; `lost` when its place is gone."""
+    reason: str = ""
+    """One sentence for a person; empty where the state is what was asked for."""
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeAudited(Event):
+    """An agent changes something in the system outside itself, or a message was refused."""
+
+    place: str
+    what: str
+    agent: str = ""
+    details: Mapping[str, float | int | str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -89,11 +89,24 @@ def _news(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         ran = f"; it ran {', '.join(death['running'][:3])}" if death["running"] else ""
         ago = span(max(status["totals"]["now_s"] - death["at_s"], 0.0))
         yield f"lost {death['name']} {ago} ago: {death['cause']}{ran}", "red"
+    yield from _agents(status.get("agents", ()))
     for run in status["runs"][:10]:
         done = f"{run['finished']} of {run['tasks']} tasks, {run['elapsed_s']:.1f} s"
         yield f"run {run['run']}: {run['status']}, {done}", ""
     for part, reason in status["off"].items():  # "disabled" comes through the view, which may itself be off
         yield f"switched off: {part}: {reason}", "red"
+
+
+def _agents(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """One line for those that run, and one for each that does not."""
+    running = [row["agent"] for row in rows if row["state"] == "running"]
+    if running:
+        more = f" and {len(running) - 5} more" if len(running) > 5 else ""
+        yield f"{_counted(len(running), 'agent')}: {', '.join(running[:5])}{more}", ""
+    for row in rows:
+        if row["state"] != "running":
+            why = f": {row['reason']}" if row["reason"] else ""
+            yield f"agent {row['agent']} is {row['state']}{why}", "red" if row["state"] == "failed" else "yellow"
 
 
 def _percent(value: float | None) -> str:

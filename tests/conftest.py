@@ -13,10 +13,10 @@ from tests.support.leaks import leaving_nothing_behind
 
 HERE = Path(__file__).parent
 FOLDERS = (
-    *("architecture", "unit", "simulation", "replays", "integration", "processes"),
+    *("architecture", "unit", "contracts", "simulation", "replays", "integration", "processes"),
     *("chaos", "browser", "gpu", "benchmarks"),
 )
-STARTS_THINGS = {"integration", "processes", "chaos"}
+STARTS_THINGS = {"contracts", "integration", "processes", "chaos"}
 """In `browser` the tests of a module share a browser, which starts processes as it likes; it is checked at its end."""
 
 # Always the same examples, and no deadline for one: a busy machine is no defect.

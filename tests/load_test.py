@@ -3,8 +3,8 @@
     python tests/load_test.py --agents 32 --duration 300
     python tests/load_test.py --quick
 
-Each worker is a process of its own with one thread, no nanny and one resource agent, so `--agents 32` starts 32
-workers and a scheduler, at about 150 MB each.
+Each worker is a process of its own with one thread, no nanny, one resource agent and one agent that writes to the
+others all the time, so `--agents 32` starts 32 workers and a scheduler, at about 150 MB each.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from rich.text import Text
 import swarm
 from swarm.deploy.local import LocalProcesses
 from swarm.deploy.spec import ClusterSpec
+from tests.support.chatter import Talk, start_chatting, stop_chatting
 from tests.support.cluster_watch import MemoryWatch, TelemetryWatch, clock_agents, read_clock
 from tests.support.processes import MARK, marked, orphaned_segments, shared_memory
 from tests.support.steady_load import SteadyLoad, Tally
@@ -93,6 +94,7 @@ class Findings:
     """By worker address."""
     ended: list[str]
     status: dict[str, Any]
+    talk: Talk
 
 
 def main() -> int:
@@ -150,6 +152,7 @@ async def load(cluster: LocalProcesses, agents: int, duration_s: float, console:
         steady = SteadyLoad(connection, agents)
         await steady.prepare()
         names = await connection.client.run(clock_agents)
+        chatters = await start_chatting(connection.orchestrator)
         start_s = time.monotonic()
         loading = asyncio.create_task(steady.run(duration_s))
         with Live(console=console, transient=True, auto_refresh=False) as live:
@@ -161,15 +164,18 @@ async def load(cluster: LocalProcesses, agents: int, duration_s: float, console:
                 live.update(progress(elapsed_s, duration_s, steady.tally, telemetry, memory), refresh=True)
                 await asyncio.wait([loading], timeout=LOOK_PERIOD_S)
         await loading
+        elapsed_s = time.monotonic() - start_s
+        talk = await stop_chatting(connection.orchestrator, chatters)
         return Findings(
             agents=sum(map(len, names.values())),
-            elapsed_s=time.monotonic() - start_s,
+            elapsed_s=elapsed_s,
             tally=steady.tally,
             telemetry=telemetry,
             memory=memory,
             agent_cpu_s=await connection.client.run(read_clock),
             ended=ended,
             status=await connection.status(),
+            talk=talk,
         )
 
 
@@ -198,6 +204,7 @@ def judge(found: Findings, agents: int, duration_s: float) -> Iterator[Check]:
     latency = f"p50 {1e3 * p50_s:.0f} ms, p99 {1e3 * p99_s:.0f} ms"
     yield Check("latency of small tasks", latency, f"p99 {1e3 * P99_LIMIT_S:.0f} ms", p99_s <= P99_LIMIT_S)
     spans_bytes_per_min = SPAN_BYTES * 60.0 * tally.sent / found.elapsed_s
+    yield from _talk(found.talk, agents, found.elapsed_s)
     yield from _growth(found.memory, WARM_UP_SHARE * duration_s, spans_bytes_per_min)
     shares = [100.0 * used_s / found.elapsed_s for used_s in found.agent_cpu_s.values()]
     cpu = f"{statistics.mean(shares):.2f} % of a core on average, {max(shares):.2f} % at most"
@@ -207,6 +214,16 @@ def judge(found: Findings, agents: int, duration_s: float) -> Iterator[Check]:
     off = {**found.status["off"], **{part: f"failed {n} times" for part, n in found.status["failures"].items()}}
     yield Check("parts that failed", "; ".join(f"{k}: {v}" for k, v in off.items()) or "none", "none", not off)
     yield Check("processes that ended", "; ".join(found.ended) or "none", "none", not found.ended)
+
+
+def _talk(talk: Talk, agents: int, elapsed_s: float) -> Iterator[Check]:
+    """Whether what agents were promised came, in order."""
+    kept = f"{talk.received:,} of {talk.acknowledged:,} read, {talk.acknowledged / elapsed_s:.0f}/s"
+    yield Check("acknowledged messages", kept, "all", talk.agents == agents and not talk.lost and talk.acknowledged > 0)
+    yield Check("messages out of order", f"{talk.out_of_order}", "0", talk.out_of_order == 0)
+    failed = ", ".join(f"{n} {kind}" for kind, n in talk.failed.items()) or "none"
+    yield Check("messages that failed", failed, "none", not talk.failed)
+    yield Check("round trip of agents", f"p50 {talk.p50_us:.0f} µs, p99 {talk.p99_us:.0f} µs", "printed", None)
 
 
 def _growth(memory: MemoryWatch, warm_up_s: float, spans_bytes_per_min: float) -> Iterator[Check]:
@@ -244,7 +261,7 @@ def report(checks: list[Check], found: Findings, console: Console) -> int:
     for check in checks:
         table.add_row(marks[check.passed], check.what, Text(check.measured), check.allowed)
     console.print(table)
-    for line in found.tally.wrong[:10]:
+    for line in [*found.tally.wrong[:10], *found.talk.lost[:10]]:
         console.print(Text(line, style="red"))
     failed = [check.what for check in checks if check.passed is False]
     console.print(Text(f"failed: {', '.join(failed)}" if failed else "passed", style="bold red" if failed else "bold"))

@@ -231,6 +231,10 @@ class Costs:
         """What is known of a function called with arguments of these names."""
         return self._functions.get(key)
 
+    def keys(self) -> list[Key]:
+        """Of all functions that are known."""
+        return list(self._functions)
+
     def _quantity(self, zoo: Sequence[str]) -> Quantity:
         return Quantity([self._make[name]() for name in zoo], self._detector)
 

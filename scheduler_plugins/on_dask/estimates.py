@@ -132,6 +132,11 @@ class Estimates:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def costs(self) -> Costs | None:
+        """The model; None until it is made."""
+        return self._costs
+
     # -- life ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:

@@ -47,12 +47,22 @@ class Hello:
 
 
 class Membership:
-    """Answers hellos, remembers who runs what, and installs agents where they are asked for."""
+    """Answers hellos, remembers who runs what, and installs agents where they are asked for.
 
-    def __init__(self, scheduler: Scheduler, resolved: Resolved, publish: Callable[[Event], None]) -> None:
+    `changed` is called when a worker that is registered has got its agents, or its witness.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        resolved: Resolved,
+        publish: Callable[[Event], None],
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._scheduler = scheduler
         self._resolved = resolved
         self._publish = publish
+        self._changed = changed
         self._hellos: dict[str, Hello] = {}
         self._refused: dict[str, str] = {}
         self._clients: dict[str, str] = {}
@@ -67,6 +77,11 @@ class Membership:
         """Whether the worker's nanny has the agent that says what became of the worker."""
         hello = self._hellos.get(worker)
         return hello is not None and WITNESS in hello.agents
+
+    def host_of(self, worker: str) -> str | None:
+        """What is the same for workers of one host; None for a worker without agents."""
+        hello = self._hellos.get(worker)
+        return None if hello is None else (hello.process[2] if hello.process is not None else worker)
 
     def neighbour_of(self, worker: str, silent: Collection[str]) -> tuple[str, int, float] | None:
         """Another worker that can look at this one's process, the number of that, and when it started; None: nobody."""
@@ -131,6 +146,7 @@ class Membership:
         self._hellos[worker] = hello
         if hello != before and worker in self._scheduler.workers:
             self._publish(_started(worker, hello, time.time()))
+            self._changed()
         return {"version": swarm.__version__, "settings": self._resolved.settings.flat()}
 
     async def witness_started(self, worker: str) -> Reply:

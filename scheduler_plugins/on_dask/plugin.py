@@ -14,7 +14,8 @@ import swarm
 from scheduler_plugins.decide.controller import Controller
 from scheduler_plugins.decide.faults import Rules
 from scheduler_plugins.decide.limits import Limit
-from scheduler_plugins.on_dask import observe, selftest
+from scheduler_plugins.on_dask import agents, observe, selftest
+from scheduler_plugins.on_dask.agents import Agents
 from scheduler_plugins.on_dask.detecting import Detecting
 from scheduler_plugins.on_dask.draining import Draining
 from scheduler_plugins.on_dask.durable import Durable
@@ -93,8 +94,9 @@ class SwarmPlugin(SchedulerPlugin):
         self.loop = ControlLoop(
             scheduler, Controller(self.resolved.settings), Enactor(scheduler), self.view, self.guard, self.log
         )
-        self.members = Membership(scheduler, self.resolved, self.loop.take)
         settings = self.resolved.settings
+        self.members = Membership(scheduler, self.resolved, self.loop.take, self._on_hello)
+        self.agents = Agents(scheduler, self.members, settings, self.loop.take)
         url = settings.result_store or (folder and f"{folder}/results")
         self.durable = Durable(scheduler, self.guard, self.members, self.runs, url, settings.result_quota)
         limit = Limit(settings.task_timeout, settings.task_retries, settings.task_backoff)
@@ -154,6 +156,7 @@ class SwarmPlugin(SchedulerPlugin):
             "swarm_explain_run": self.explain_run,
             "swarm_explain": self.explain,
             **self.durable.handlers,
+            **self.agents.handlers,
         }
         self.durable.connect()
         with self.guard("membership"):
@@ -186,7 +189,7 @@ class SwarmPlugin(SchedulerPlugin):
         self.ear.hear = None  # the extension itself stays: workers may still send to it
         if self.scheduler.handlers.get("swarm_status") == self.status:  # not those of a plugin that came after
             for name in self._handlers:
-                del self.scheduler.handlers[name]
+                self.scheduler.handlers.pop(name, None)
             self.scheduler.task_metadata.pop(NAME, None)
         if self.page is not None:
             self.page.close()
@@ -196,6 +199,7 @@ class SwarmPlugin(SchedulerPlugin):
     async def before_close(self) -> None:
         if self._is_running:
             await self.mind.close()
+            await self.agents.close()
         self._disconnect()
         if self.recording is not None:
             deadline_s = time.monotonic() + JOURNAL_PATIENCE_S
@@ -219,6 +223,7 @@ class SwarmPlugin(SchedulerPlugin):
         if self.guard.is_on("membership"):
             with self.guard("membership"):
                 self._welcome(worker)
+        self._on_hello()
 
     def remove_worker(self, scheduler: Scheduler, worker: str, *, stimulus_id: str, **kwargs: Any) -> None:
         if not self._is_running:
@@ -232,6 +237,7 @@ class SwarmPlugin(SchedulerPlugin):
             with self.guard("membership"):
                 self.members.worker_left(worker)
                 self.loop.take(WorkerLeft(at_s=time.time(), worker=worker, reason=stimulus_id.rpartition("-")[0]))
+        self._on_hello()
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         if self._is_running:
@@ -256,8 +262,12 @@ class SwarmPlugin(SchedulerPlugin):
                 self._take(self.runs.graph_arrived(client, keys, states, time.time()))
 
     def log_event(self, topic: str, msg: Any) -> None:
-        if self._is_running:
-            self.mind.log_event(topic, msg)
+        if not self._is_running:
+            return
+        self.mind.log_event(topic, msg)
+        if self.guard.is_on(agents.PART):
+            with self.guard(agents.PART):
+                self.agents.log_event(topic, msg)
 
     def transition(self, key: Key, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
         """Called for every transition of every task."""
@@ -299,7 +309,18 @@ class SwarmPlugin(SchedulerPlugin):
         joined = observe.worker_joined(self.scheduler.workers[worker], has_agents=self.members.has_agents(worker))
         self._take([joined, *self.members.worker_joined(worker)])
 
+    def _on_hello(self) -> None:
+        """The workers that have agents are others now."""
+        if self._is_running and self.guard.is_on(agents.PART):
+            with self.guard(agents.PART):
+                self.agents.workers_changed()
+
     def _on_telemetry(self, worker: str, data: object) -> None:
+        if isinstance(data, dict) and (report := data.pop("agents", None)) is not None:
+            with self.guard(agents.PART):
+                self.agents.heard(report)
+            if not data:
+                return
         if not self.guard.is_on("telemetry"):
             return
         with self.guard("telemetry"):
@@ -325,6 +346,9 @@ class SwarmPlugin(SchedulerPlugin):
             return
         with self.guard("samples"):
             self.loop.take(self._sampler.sample(self.finished, self.erred, self._period_s))
+        if self.guard.is_on(agents.PART):
+            with self.guard(agents.PART):
+                self.agents.look()
         if self.guard.is_on("forecast"):
             with self.guard("forecast"):
                 self._take(self.pacing.look(time.time()))

@@ -37,7 +37,9 @@ _MAGIC = b"SWBOX001"
 _TICK = struct.Struct("<d")
 _HEAD = struct.Struct("<QII")
 """Of a slot: its number, the length of its text and the CRC-32 of both."""
+_PID = struct.Struct("<q")
 _TICK_AT = len(_MAGIC)
+_PID_AT = _TICK_AT + _TICK.size
 _SLOTS_AT = 64
 _RUNNING_AT = _SLOTS_AT + 2 * SLOT_BYTES
 _KEY = struct.Struct("<H")
@@ -69,6 +71,7 @@ class BlackBox(logging.Handler):
         finally:
             os.close(handle)
         self._map[: len(_MAGIC)] = _MAGIC
+        self._map[_PID_AT : _PID_AT + _PID.size] = _PID.pack(os.getpid())
         self._lines: deque[bytes] = deque()
         self._nbytes = 0
         self._number = 0
@@ -175,6 +178,11 @@ class BlackBoxReader:
         self._map.close()
         if self._fault is not None:
             self._fault.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that writes."""
+        return int(_PID.unpack_from(self._map, _PID_AT)[0])
 
     def tick_age_s(self, now_s: float) -> float:
         """Since the last turn of the event loop; `now_s` is `time.monotonic()`, which all processes of a host share."""

@@ -14,6 +14,8 @@ from distributed.protocol import pickle
 import swarm
 from swarm import config_sources, errors
 from swarm.agents.black_box import BlackBox
+from swarm.agents.cores import CoresAgent
+from swarm.agents.home import Home, RemoteRegistrar
 from swarm.agents.notice import NoticeAgent, source_of
 from swarm.agents.process_state import identity, neighbour
 from swarm.agents.resource import ResourceAgent
@@ -48,6 +50,7 @@ class AgentHost(WorkerPlugin):
         """What the nanny reads; None where there is none."""
         self.storing = storing
         self.task_memory = TaskMemory()
+        self.cores = CoresAgent()
         self.failures = 0
 
     def setup(self, worker: Worker) -> None:
@@ -58,8 +61,10 @@ class AgentHost(WorkerPlugin):
         self.task_memory.start(worker)
         worker.handlers["swarm_neighbour"] = neighbour
         worker.extensions[NAME] = self
+        self.home = Home(worker, RemoteRegistrar(worker.scheduler))
+        self.home.connect()
 
-    def teardown(self, worker: Worker) -> None:
+    async def teardown(self, worker: Worker) -> None:
         worker.extensions.pop(NAME, None)
         worker.handlers.pop("swarm_neighbour", None)
         for agent in self.agents:
@@ -69,10 +74,13 @@ class AgentHost(WorkerPlugin):
         self.task_memory.stop()
         if self.box is not None:
             self.box.close()
+        self.cores.close()
         self.storing.stop()
+        await self.home.close()
 
     def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
         self.task_memory.transition(key, start, finish)
+        self.cores.transition(key, start, finish)
         if self.box is not None:
             if finish in RUNNING:
                 if start not in RUNNING:
@@ -80,16 +88,21 @@ class AgentHost(WorkerPlugin):
             elif start in RUNNING:
                 self.box.ended(key)
 
-    def heartbeat(self) -> dict[str, float | int] | None:
+    def heartbeat(self) -> dict[str, Any] | None:
         """What this worker's next heartbeat carries to `scheduler.extensions["swarm"]`; None when nothing is new."""
         try:
-            latest = [telemetry.to_wire() for agent in self.agents if (telemetry := agent.take_latest())]
+            new: dict[str, Any] = {}
+            for agent in self.agents:
+                if (telemetry := agent.take_latest()) is not None:
+                    new |= telemetry.to_wire()
+            if report := self.home.report():
+                new["agents"] = report
         except Exception as error:  # noqa: BLE001 — Dask closes a worker whose extension raises here
             self.failures += 1
             if self.failures == 1:
                 get_logger(agent="host").error("heartbeat_failed", exc_info=error)
             return None
-        return latest[0] if latest else None
+        return new or None
 
 
 async def start_as_preload(worker: Worker) -> None:

@@ -27,6 +27,8 @@ class ResourceAgent:
         self._sampler = sampler
         self._callback = PeriodicCallback(self._on_time, interval_s * 1000)
         self.latest: Telemetry | None = None
+        self.newest: Telemetry | None = None
+        """As `latest`, and it stays until there is a newer one; for the other agents of the worker."""
 
     @property
     def absent(self) -> dict[str, str]:
@@ -46,4 +48,4 @@ class ResourceAgent:
         return latest
 
     def _on_time(self) -> None:
-        self.latest = self._sampler.sample(time.time())
+        self.latest = self.newest = self._sampler.sample(time.time())

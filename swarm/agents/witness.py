@@ -23,6 +23,7 @@ from distributed.diagnostics.plugin import NannyPlugin
 from tornado.ioloop import PeriodicCallback
 
 from swarm.agents.black_box import BlackBoxReader
+from swarm.agents.home import Home, RemoteRegistrar
 from swarm.agents.notice import drain_first
 from swarm.agents.process_state import look_twice
 from swarm.protocol import POST_MORTEM
@@ -61,14 +62,17 @@ class Witness(NannyPlugin):
         self._nanny = nanny
         nanny.handlers["swarm_witness"] = self.report
         nanny.handlers["swarm_end_worker"] = self.end
+        self.home = Home(nanny, RemoteRegistrar(nanny.scheduler))
+        self.home.connect()
         self._sampling = PeriodicCallback(self._sample, SAMPLE_S * 1000)
         self._sampling.start()
 
-    def teardown(self, nanny: Nanny) -> None:
+    async def teardown(self, nanny: Nanny) -> None:
         self._sampling.stop()
         for name in ("swarm_witness", "swarm_end_worker"):
             nanny.handlers.pop(name, None)
         self._forget()
+        await self.home.close()
 
     def watch(self, worker: str, pid: int, box: str) -> None:
         """A worker process has started its agents.

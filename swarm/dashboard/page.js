@@ -216,6 +216,36 @@ window.swarmPage = (() => {
     fill("#deaths", items, "", "")
   }
 
+  const AGENTS_SHOWN = 12
+
+  function paintAgents(rows) {
+    $("#agents").hidden = !rows.length
+    const running = rows.filter((row) => row.state === "running").length
+    setText($("#agents small"), rows.length ? `${number(running)} of ${number(rows.length)} running` : "")
+    const worst = (row) => (row.state === "failed" ? 0 : row.state === "running" ? 2 : 1)
+    const items = [...rows].sort((a, b) => worst(a) - worst(b)).slice(0, AGENTS_SHOWN).map((row) => {
+      const isWell = row.state === "running"
+      const restarts = row.restarts ? ` · started ${count(row.restarts + 1, "time")}` : ""
+      const item = el("li", isWell ? "cleared" : row.state === "failed" ? "serious" : "warning",
+        icon(isWell ? "healthy" : row.state === "failed" ? "off" : "alert"), el("div", "",
+          el("div", "headline", el("b", "", row.agent), el("span", "", row.state)),
+          el("span", "quiet", `${row.kind} · ${row.place}${restarts}`)))
+      if (row.reason) item.lastChild.append(el("p", "", row.reason))
+      return item
+    })
+    fill("#agents", items, "", "")
+  }
+
+  const CHANGES_SHOWN = 8
+
+  function paintChanges(rows) {
+    $("#changes").hidden = !rows.length
+    const items = rows.slice(0, CHANGES_SHOWN).map((row) => el("li", "cleared", icon("healthy"), el("div", "",
+      el("div", "headline", el("b", "", row.what.replaceAll("_", " ")), el("span", "", new Date(row.at_s * 1000).toLocaleTimeString())),
+      el("span", "quiet", [row.agent, row.details].filter(Boolean).join(" · ")))))
+    fill("#changes", items, "", "")
+  }
+
   function paintRuns(rows) {
     const live = rows.filter((row) => row.status === "running" || row.status === "pending").length
     setText($("#runs small"), live ? `${live} under way` : "")
@@ -358,6 +388,8 @@ window.swarmPage = (() => {
     workers: paintWorkers,
     alerts: paintAlerts,
     deaths: paintDeaths,
+    agents: paintAgents,
+    changes: paintChanges,
     runs: paintRuns,
     disabled: paintDisabled,
     failure: paintFailure,

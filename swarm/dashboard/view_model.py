@@ -14,10 +14,12 @@ from itertools import islice
 from typing import Any, Literal
 
 from swarm.protocol import (
+    AgentChanged,
     AgentRefused,
     AgentStarted,
     AlertCleared,
     AlertRaised,
+    ChangeAudited,
     ClusterSampled,
     Event,
     PartDisabled,
@@ -54,6 +56,7 @@ _INTERVAL_MAX_S = 10.0
 """About the heartbeat interval of 2,000 workers (n/200 + 1 s, `distributed.scheduler.heartbeat_interval`); a longer
 gap is an outage, not a habit."""
 _LIVE_RUNS_MAX = 1000
+_AGENTS_MAX = 4096
 _SAMPLED = (
     "tasks_finished",
     "tasks_erred",
@@ -140,6 +143,30 @@ class DeathRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentRow:
+    """An agent that somebody created."""
+
+    agent: str
+    kind: str
+    place: str
+    """Name of the worker, else the address."""
+    state: str
+    reason: str
+    restarts: int
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    """What an agent changed in the system, or a message that was refused."""
+
+    agent: str
+    what: str
+    details: str
+    at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RatePoint:
     at_s: float
     tasks_per_s: float
@@ -202,13 +229,15 @@ class ViewModel:
         self._disabled: dict[str, DisabledRow] = {}
         self._kept = kept
         self._deaths: deque[DeathRow] = deque(maxlen=kept)
+        self._agents: dict[str, AgentChanged] = {}
+        self._changes: deque[ChangeAudited] = deque(maxlen=kept)
         self._rates: deque[RatePoint] = deque(maxlen=history)
         self._sample: ClusterSampled | None = None
         self._rate_from: ClusterSampled | None = None
 
     # -- writing -----------------------------------------------------------------------------------------------
 
-    def apply(self, event: Event) -> None:  # noqa: C901, PLR0912 — one flat table of cases reads best
+    def apply(self, event: Event) -> None:  # noqa: C901, PLR0912, PLR0915 — one flat table of cases reads best
         """Take one event into account; O(1). Kinds of no interest to the page change nothing."""
         self.version += 1
         match event:
@@ -241,6 +270,14 @@ class ViewModel:
                         event.at_s,
                     )
                 )
+            case AgentChanged(state="stopped"):
+                self._agents.pop(event.agent, None)
+            case AgentChanged():
+                self._agents[event.agent] = event
+                if len(self._agents) > _AGENTS_MAX:
+                    del self._agents[next(iter(self._agents))]
+            case ChangeAudited():
+                self._changes.append(event)
             case AgentStarted():
                 if worker := self._workers.get(event.worker):
                     worker.has_agents, worker.refusal, worker.heard_at_s = True, "", event.at_s
@@ -328,6 +365,24 @@ class ViewModel:
         """Workers that were lost, the last one first."""
         return list(reversed(self._deaths))
 
+    def agents(self) -> list[AgentRow]:
+        """Agents that users created and nobody destroyed, in the order of their last change."""
+        return [
+            AgentRow(e.agent, e.kind, self._name_of(e.place), e.state, e.reason, e.restarts, e.at_s)
+            for e in self._agents.values()
+        ]
+
+    def changes(self) -> list[ChangeRow]:
+        """What agents changed, the last one first."""
+        return [
+            ChangeRow(e.agent, e.what, ", ".join(f"{k}: {v}" for k, v in e.details.items()), e.at_s)
+            for e in reversed(self._changes)
+        ]
+
+    def _name_of(self, place: str) -> str:
+        worker = self._workers.get(place)
+        return worker.joined.name if worker else place
+
     def disabled(self) -> list[DisabledRow]:
         """Parts of swarm that were switched off, the last one first."""
         return list(reversed(self._disabled.values()))
@@ -360,6 +415,8 @@ class ViewModel:
             "alerts": [_as_dict(row) for row in self.alerts(now_s)],
             "runs": [_as_dict(row) for row in self.runs(now_s)],
             "deaths": [_as_dict(row) for row in self.deaths()],
+            "agents": [_as_dict(row) for row in self.agents()],
+            "changes": [_as_dict(row) for row in self.changes()],
             "disabled": [_as_dict(row) for row in self.disabled()],
         }
 
@@ -436,6 +493,8 @@ def _run_row(run: _Run, now_s: float) -> RunRow:
     )
 
 
-def _as_dict(row: WorkerRow | AlertRow | RunRow | DeathRow | DisabledRow | Totals) -> dict[str, Any]:
+def _as_dict(
+    row: WorkerRow | AlertRow | RunRow | DeathRow | AgentRow | ChangeRow | DisabledRow | Totals,
+) -> dict[str, Any]:
     # dataclasses.asdict copies deeply, which costs several times as much.
     return {name: getattr(row, name) for name in row.__slots__}

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from swarm.deploy.leash import VARIABLE
-from swarm.deploy.reason import outcome, reason
 from swarm.deploy.restart import Record
 from swarm.deploy.session import kill_session
 from swarm.deploy.signals import ASKS_TO_STOP
+from swarm.reason import outcome, reason
 
 _OUTPUT_BYTES = 64 * 1024
 """How much of the end of a log is read for the reason of an end; a deep traceback has about 10 KiB."""

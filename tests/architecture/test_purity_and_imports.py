@@ -26,6 +26,7 @@ ONE_WAY = {
     "workloads": ("scheduler_plugins", "swarm.agents", "swarm.client", "swarm.dashboard", "swarm.deploy"),
     "scheduler_plugins/decide": ("scheduler_plugins.on_dask", "swarm.agents", "swarm.client", "swarm.deploy"),
     "swarm/agents": ("swarm.client", "swarm.cli", "swarm.deploy", "workloads"),
+    "swarm/ledger": ("scheduler_plugins", "swarm.agents", "swarm.client", "swarm.deploy", "workloads"),
     "swarm/telemetry": ("scheduler_plugins", "swarm.agents", "swarm.client", "swarm.dashboard", "workloads"),
     "swarm/dashboard": ("scheduler_plugins", "swarm.agents", "swarm.client", "swarm.deploy", "workloads"),
     "swarm/deploy": ("scheduler_plugins", "swarm.agents", "swarm.client", "swarm.dashboard", "workloads"),

@@ -63,6 +63,7 @@ def test_the_python_of_the_readme_runs(folder: Path) -> None:
     assert explanation.startswith("Run kmeans-1-")
     assert {"4000000.0", "9", "[1, 1, 4, 27, 256]"} <= set(said)
     assert said.count("4000000.0") == 2
+    assert "hello client, you are number 1" in said
     assert any(line.startswith("http://127.0.0.1:") and line.endswith("/swarm") for line in said)
 
 
@@ -74,6 +75,10 @@ def test_the_python_of_contributing_runs(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_python_of_the_page_about_the_twin_runs() -> None:
     run(sys.executable, "-c", "\n".join(blocks("python", "docs/twin.md")))
+
+
+def test_the_python_of_the_page_about_agents_runs() -> None:
+    assert "hello, client" in run(sys.executable, "-c", "\n".join(blocks("python", "docs/agents.md")))
 
 
 def commands(beginning: str, document: str = "README.md") -> list[list[str]]:

@@ -1,7 +1,8 @@
-"""Numerical kernels: single-threaded, GIL released, compiled once and cached on disk."""
+"""Numerical kernels: GIL released, compiled once and cached on disk; long ones use the cores that nobody else uses."""
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,18 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def warm_up() -> None:
-    """Compile all kernels for float64 and float32, or load them from numba's cache."""
-    from workloads.kernels import ALL
+def warm_up() -> str:
+    """Compile all kernels for float64 and float32, or load them from numba's cache; returns what kernels run on here.
 
-    for kernel in ALL:
-        for dtype in ("float64", "float32"):
+    Several processes of a host that warm up at the same time begin with different kernels, and so share the work.
+    """
+    from workloads.kernels import ALL
+    from workloads.kernels.dispatch import backend
+
+    chosen = backend()
+    if chosen == "numba":
+        turns = [(kernel, dtype) for kernel in ALL for dtype in ("float64", "float32")]
+        first = os.getpid() % len(turns)
+        for kernel, dtype in (*turns[first:], *turns[:first]):
             kernel.numba(*kernel.example(dtype))
+    return chosen

@@ -15,10 +15,15 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from workloads.kernels.compiling import kernel
 from workloads.kernels.dispatch import Arguments, Array, Kernel, check_arrays
+from workloads.kernels.elastic import in_pieces
 
 WORDS = 4
 """Random words of 32 bits, and so normal numbers, that one turn of Philox gives."""
+
+PIECE = 2**17
+"""Dates of paths in a piece: some 4 ms of work, beside some 0.1 ms to start a thread."""
 
 # Multipliers and key increments of Philox4x32, from table 2 and section 3.3 of the paper.
 _MULTIPLIER_0, _MULTIPLIER_1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
@@ -106,7 +111,20 @@ def _two_normals(word_0, word_1, one):  # type: ignore[no-untyped-def]  # compil
     return length * math.cos(angle), length * math.sin(angle)
 
 
-@numba.njit(cache=True, nogil=True)
+def price_paths_elastic(terms: Array, seed: int, contract: int, first: int, count: int, dates: int) -> Array:
+    """`price_paths` compiled, on the cores that the ledger grants; `terms` contiguous."""
+    length = max(1, PIECE // dates)
+    starts = range(0, count, length)
+
+    def piece(number: int) -> Array:
+        start = starts[number]
+        found: Array = price_paths_numba(terms, seed, contract, first + start, min(length, count - start), dates)
+        return found
+
+    return piece(0) if len(starts) == 1 else np.concatenate(in_pieces(piece, len(starts)), axis=1)
+
+
+@kernel
 def price_paths_numba(terms, seed, contract, first, count, dates):  # type: ignore[no-untyped-def]  # compiled
     """`price_paths` for one core; `terms` contiguous."""
     one = terms.dtype.type
@@ -158,5 +176,5 @@ def _example(dtype: npt.DTypeLike) -> Arguments:
     return np.array([100.0, 0.03, 0.2, 1.0], dtype), 7, 3, 2**32 - 5, 11, 6
 
 
-PRICE_PATHS = Kernel("price_paths", price_paths_numba, price_paths_xp, _example)
+PRICE_PATHS = Kernel("price_paths", price_paths_elastic, price_paths_xp, _example)
 KERNELS = (PRICE_PATHS,)

@@ -51,6 +51,25 @@ def tightest(paths: list[Path], limit: Callable[[Path], float | None]) -> Path:
     return min(found, key=lambda pair: pair[0])[1]
 
 
+def cpu_limit(root: Path) -> tuple[float | None, Path]:
+    """Cores that the control group of this process may use, None: all, and the group that says so.
+
+    Raises `SourceAbsent`.
+    """
+    version, paths = levels(root, None, "cpu")
+    limit = _cpu_limit_v2 if version == 2 else _cpu_limit_v1
+    group = tightest(paths, limit)
+    return limit(group), group
+
+
+def memory_limit_bytes(root: Path) -> int | None:
+    """Memory that the control group of this process may use; None: all. Raises `SourceAbsent`."""
+    version, paths = levels(root, None, "memory")
+    file = MEMORY_FILES[version][0]
+    group = tightest(paths, lambda path: parse.memory_limit_bytes((path / file).read_bytes()))
+    return parse.memory_limit_bytes((group / file).read_bytes())
+
+
 class CgroupSource(Source):
     def __init__(self, pid: int | None = None) -> None:
         super().__init__()

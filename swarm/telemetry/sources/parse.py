@@ -148,6 +148,12 @@ def temperature_celsius(text: bytes) -> float | None:
     return degrees if low < degrees < high else None
 
 
+@_reads("an energy or power counter")
+def energy_uj(text: bytes) -> int:
+    """Microjoules of RAPL, or microwatts of a power meter."""
+    return _count(text.strip())
+
+
 # -- one process ------------------------------------------------------------------------------------------------
 
 

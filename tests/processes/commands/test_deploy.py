@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
 
 from swarm.status import fetch
 from tests.support.command_line import Place
@@ -88,3 +93,24 @@ def test_a_host_that_is_not_this_one(place: Place) -> None:
     said = place.run("swarm", "deploy", *FREE_PORTS, "--host", "192.0.2.77")
     assert said.code == 1
     assert said.complaint == "swarm: error: host 192.0.2.77 is not an address of this machine"
+
+
+def test_tls_with_certificates_that_end_with_the_cluster(place: Place) -> None:
+    with place.start("swarm", "deploy", *FREE_PORTS, "--tls", "--log-level", "error") as deploy:
+        address = deploy.waits_for(r"scheduler at (tls://\S+); starting 1 worker\n")[1]
+        config = Path(deploy.waits_for(r"clients need DASK_CONFIG=(\S+)\n")[1])
+        deploy.waits_for(IS_UP)
+        assert [stat.S_IMODE(file.stat().st_mode) for file in config.parent.iterdir()] == [0o600] * 4
+        script = f"from distributed import Client; print(Client({address!r}).submit(pow, 2, 5).result())"
+        asked = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "DASK_CONFIG": str(config)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert asked.stdout.strip() == "32", asked.stderr
+        deploy.send(signal.SIGTERM)
+        assert deploy.ends().code == 0
+    assert not config.parent.exists()

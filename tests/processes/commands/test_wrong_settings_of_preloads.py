@@ -18,9 +18,9 @@ COMMANDS = {
 }
 KEY = (
     "max_agent = 5 (file wrong.json): no such setting; did you mean max_agents? (allowed: max_agents, channel_size, "
-    "monitoring_interval, optimization_interval, fault_tolerance, load_balancing, auto_scaling, state_directory, "
-    "result_store, result_quota, tune_when_idle, task_timeout, task_retries, task_backoff, "
-    "suspicion_phi, silence_patience, notice_period, notice_source, performance_thresholds)"
+    "shared_memory, channel_encryption, monitoring_interval, optimization_interval, fault_tolerance, load_balancing, "
+    "auto_scaling, state_directory, result_store, result_quota, tune_when_idle, task_timeout, task_retries, "
+    "task_backoff, suspicion_phi, silence_patience, notice_period, notice_source, performance_thresholds)"
 )
 VALUE = 'max_agents = "many" (environment variable DASK_SWARM__MAX_AGENTS): must be a whole number from 1 to 4096'
 

@@ -16,7 +16,7 @@ from swarm.errors import SettingsConflictError, SettingsError
 
 FILE = "file swarm_config.json"
 TOP = (
-    "max_agents, channel_size, monitoring_interval, optimization_interval, "
+    "max_agents, channel_size, shared_memory, channel_encryption, monitoring_interval, optimization_interval, "
     "fault_tolerance, load_balancing, auto_scaling, state_directory, result_store, result_quota, tune_when_idle, "
     "task_timeout, task_retries, task_backoff, suspicion_phi, silence_patience, notice_period, notice_source, "
     "performance_thresholds"
@@ -29,6 +29,8 @@ GROUP = "cpu_critical, memory_critical, thermal_critical"
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "max_agents": st.integers(1, 4096),
     "channel_size": st.integers(4096, 2**30),
+    "shared_memory": st.booleans(),
+    "channel_encryption": st.booleans(),
     "monitoring_interval": st.floats(0.05, 3600),
     "optimization_interval": st.floats(0.05, 3600),
     "fault_tolerance": st.booleans(),
@@ -66,6 +68,8 @@ def test_defaults() -> None:
     assert resolved.settings.model_dump() == {
         "max_agents": 32,
         "channel_size": 1048576,
+        "shared_memory": True,
+        "channel_encryption": False,
         "monitoring_interval": 1.0,
         "optimization_interval": 5.0,
         "fault_tolerance": True,

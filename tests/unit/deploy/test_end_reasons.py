@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from swarm.deploy.reason import outcome, reason
+from swarm.reason import outcome, reason
 
 ROUTINE = "2026-11-23 03:54:34,153 - distributed.nanny - INFO - Start Nanny\n"
 TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    1 / 0\n'

@@ -23,8 +23,9 @@ PACKAGES = ("swarm", "scheduler_plugins", "workloads")
 OURS = {*PACKAGES, "tests"}
 
 INSTALLED_EXTRAS = ("notebooks", "dev")
-"""What `make install` and the conda environment have; the other extras are for hardware that few have."""
-HARDWARE_EXTRAS = ("gpu", "opencl")
+"""What `make install` and the conda environment have; the others are for hardware that few have, and for peers that
+benchmarks run beside."""
+OPTIONAL_EXTRAS = ("gpu", "opencl", "peers")
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -32,6 +33,7 @@ DISTRIBUTIONS = {
     "pynvml": "nvidia-ml-py",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
+    "zmq": "pyzmq",
 }
 """Import name → name on PyPI, where they differ by more than `-` and `_`."""
 
@@ -104,7 +106,7 @@ def test_build_needs_only_what_is_installed(pyproject: dict[str, Any]) -> None:
 
 def test_packages_import_only_what_is_declared(pyproject: dict[str, Any]) -> None:
     sources = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
-    always, optional = declared(pyproject), declared(pyproject, *HARDWARE_EXTRAS)
+    always, optional = declared(pyproject), declared(pyproject, *OPTIONAL_EXTRAS)
     imported = set()
     for file in sources:
         for name, is_deferred in imports(file.read_text()):
@@ -116,7 +118,7 @@ def test_packages_import_only_what_is_declared(pyproject: dict[str, Any]) -> Non
 
 
 def test_tests_and_notebooks_import_only_what_is_declared(pyproject: dict[str, Any]) -> None:
-    known = declared(pyproject) | declared(pyproject, *INSTALLED_EXTRAS, *HARDWARE_EXTRAS)
+    known = declared(pyproject) | declared(pyproject, *INSTALLED_EXTRAS, *OPTIONAL_EXTRAS)
     sources = {file: file.read_text() for file in (ROOT / "tests").rglob("*.py")}
     sources |= {file: code_of_notebook(file) for file in (ROOT / "notebooks").glob("*.ipynb")}
     for file, source in sources.items():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from workloads.kernels.stencil import heat_steps, heat_steps_xp
+from workloads.kernels.stencil import SWEEP, heat_steps, heat_steps_numba, heat_steps_xp
 
 HELD = (False,) * 6
 TOLERANCE = {"float64": 1e-14, "float32": 1e-6}
@@ -64,6 +64,21 @@ def test_an_exposed_side_uses_up_a_layer_a_step(u: Array, side: int) -> None:
         (slice(None, -steps), slice(None, -steps - 1)) if upper else (slice(steps, None), slice(steps + 1, None))
     )
     np.testing.assert_allclose(found[here], expected[there], atol=1e-14)
+
+
+@pytest.mark.parametrize("sweep", SWEEP.values)
+@pytest.mark.parametrize("exposed", [HELD, (True,) * 6, (True, False, False, True, False, True)])
+def test_however_many_steps_a_sweep_takes_every_bit_is_the_same(sweep: int, exposed: Any) -> None:
+    u, steps = np.random.default_rng(5).random((19, 18, 21)), 7
+    one_by_one = heat_steps_numba(u, 0.125, steps, exposed)
+    valid = tuple(
+        slice(steps if exposed[2 * axis] else 0, -steps if exposed[2 * axis + 1] else None) for axis in range(3)
+    )
+    try:
+        SWEEP.set(sweep)
+        np.testing.assert_array_equal(heat_steps_numba(u, 0.125, steps, exposed)[valid], one_by_one[valid])
+    finally:
+        SWEEP.set(SWEEP.default)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,9 @@ _LOG_LINE = re.compile(r"^[\d-]+ [\d:,]+ - \S+ - (?P<level>[A-Z]+) - (?P<message
 _ENVELOPE = re.compile(r"^(RuntimeError: \w+ failed to start( worker process)?\.?|SystemExit: .*|KeyboardInterrupt)$")
 """What Dask and Python wrap around the exception that says something."""
 
+_FATAL = "Fatal Python error: "
+"""Of `faulthandler`, before the stacks of a process that a signal ends."""
+
 _OURS = re.compile(r"^swarm\.errors\.\w+: ")
 
 
@@ -31,8 +34,8 @@ def outcome(status: int) -> str:
 def reason(output: str) -> str | None:
     r"""The line of a process's output that says best why it ended, or None if it said nothing of use.
 
-    In this order: an error line of swarm's own, one of click's, the last exception, the last complaint in the
-    log, the last line that is not routine.
+    In this order: an error line of swarm's own, one of click's, a fatal error of Python itself, the last exception, the
+    last complaint in the log, the last line that is not routine.
 
     >>> reason("Traceback (most recent call last):\n  File ...\nOSError: disk full\n")
     'OSError: disk full'
@@ -41,6 +44,8 @@ def reason(output: str) -> str | None:
     for prefix in ("swarm: error:", "Error:"):
         if told := [line.removeprefix(prefix).strip() for line in lines if line.startswith(prefix)]:
             return told[-1]
+    if fatal := [line for line in lines if line.startswith(_FATAL)]:
+        return fatal[-1]
     raised = _exceptions(lines)
     if ours := [line for line in raised if _OURS.match(line)]:
         return _OURS.sub("", ours[-1])

@@ -1,0 +1,98 @@
+"""Ways to get frames from one end to another, all with the same few verbs, for `tests/contracts/channels`.
+
+A transport is a class with the methods of `Ends`; add it to `ALL` and the whole suite runs over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from swarm.channels.handshake import PeerInfo
+from swarm.channels.messages import Priority
+from swarm.channels.security import new_token
+from swarm.channels.station import Options, Station
+from tests.support.waiting import eventually
+
+
+class Ends(Protocol):
+    """Two ends in this process: what is sent at one is received at the other."""
+
+    received: list[tuple[Priority, bytes]]
+    """In the order of arrival."""
+    has_room: Callable[[bytes, Priority], bool]
+    """Whether the recipient takes a frame now; may be set by a test at any time."""
+
+    async def send(self, frame: bytes, priority: Priority = Priority.NORMAL, timeout_s: float = 10.0) -> None:
+        """As `Station.send`."""
+        ...
+
+    async def break_channel(self) -> None:
+        """Cut what connects them, while both live."""
+        ...
+
+    async def close_receiver(self) -> None:
+        """In order; the sender gets `PeerLostError` from then on."""
+        ...
+
+
+class StationEnds:
+    """Two stations."""
+
+    def __init__(self, folder: Path, options: Options) -> None:
+        self.received: list[tuple[Priority, bytes]] = []
+        self.has_room: Callable[[bytes, Priority], bool] = lambda frame, priority: True
+        token = new_token()
+        self.near = Station(folder, token, self._unexpected, options=options)
+        self.far = Station(folder, token, self._take, options=options)
+
+    def _take(self, peer: PeerInfo, frame: bytes, priority: Priority) -> bool:
+        if not self.has_room(frame, priority):
+            return False
+        self.received.append((priority, frame))
+        return True
+
+    def _unexpected(self, peer: PeerInfo, frame: bytes, priority: Priority) -> bool:
+        raise AssertionError(f"the sender got {frame!r}")
+
+    async def send(self, frame: bytes, priority: Priority = Priority.NORMAL, timeout_s: float = 10.0) -> None:
+        await self.near.send(self.far.path, self.far.id, frame, priority, timeout_s)
+
+    async def break_channel(self) -> None:
+        for incoming in self.far._incoming.values():
+            if incoming._connection is not None:
+                incoming._connection._end("a test cut it")
+
+    async def close_receiver(self) -> None:
+        await self.far.close()
+
+    def transport(self) -> object:
+        """That the sender uses."""
+        return self.near.status()["links"][0]["transport"]
+
+
+@contextlib.asynccontextmanager
+async def stations(
+    folder: Path, *, ring: bool, encrypt: bool, channel_size: int = 1 << 18
+) -> AsyncIterator[StationEnds]:
+    """Two stations; with `ring`, their channel is in shared memory already, else it stays on the socket."""
+    ends = StationEnds(folder, Options(channel_size=channel_size, encrypt=encrypt, hasten_after=None))
+    async with ends.near, ends.far:
+        if ring:
+            assert await ends.near.hasten(ends.far.path, ends.far.id), ends.near.status()["links"]
+        yield ends
+        assert all(link["ring_breaks"] == 0 for link in ends.near.status()["links"] if link["direction"] == "sent")
+    await eventually(lambda: len(asyncio.all_tasks()) == 1, "no task is left")
+
+
+ALL = [
+    pytest.param({"ring": False, "encrypt": False}, id="socket"),
+    pytest.param({"ring": True, "encrypt": False}, id="ring"),
+    pytest.param({"ring": False, "encrypt": True}, id="sealed-socket"),
+    pytest.param({"ring": True, "encrypt": True}, id="sealed-ring"),
+]
