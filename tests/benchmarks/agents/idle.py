@@ -1,6 +1,6 @@
 """What 32 idle agents cost on one host, beside the same workers without them; and how long a crash takes to mend.
 
-python -m tests.benchmarks.agents.idle --seconds 20
+python -m tests.benchmarks.agents.idle --seconds 10 --rounds 3
 """
 
 from __future__ import annotations
@@ -38,24 +38,31 @@ def all_of(cluster: LocalProcesses) -> list[psutil.Process]:
     return [each for root in roots for each in (root, *root.children(recursive=True))]
 
 
-def idle(isolation: str, seconds: float) -> tuple[float, float]:
-    """Per cent of a core, and MB, beyond what the cluster takes without agents."""
+def idle(isolation: str, seconds: float, rounds: int) -> tuple[list[float], list[float]]:
+    """Per cent of a core, and MB, beyond what the cluster takes without agents, in turn on one cluster."""
     env = {"DASK_SWARM__MAX_AGENTS": str(AGENTS)}
     spec = ClusterSpec(workers=WORKERS, threads_per_worker=1, nanny=False, dashboard_port=None, env=env)
     with LocalProcesses(spec) as cluster, swarm.connect(cluster.address) as connected:
-        time.sleep(5.0)
+        time.sleep(8.0)  # what is loaded late is loaded
         shares, sizes = [], []
-        for round_ in range(2):
-            if round_:
-                for number in range(AGENTS):
-                    connected.orchestrator.create_agent(Idler, f"idler{number}", isolation=isolation)
-                time.sleep(5.0)
+        for number in range(2 * rounds):
+            for agent in (f"idler{i}" for i in range(AGENTS) if number):
+                if number % 2:
+                    connected.orchestrator.create_agent(Idler, agent, isolation=isolation)
+                else:
+                    connected.orchestrator.destroy_agent(agent)
+            time.sleep(3.0)
             before_s, _ = used(all_of(cluster))
             time.sleep(seconds)
             after_s, size = used(all_of(cluster))
             shares.append(100.0 * (after_s - before_s) / seconds)
             sizes.append(size / 1e6)
-        return shares[1] - shares[0], sizes[1] - sizes[0]
+    return _differences(shares), _differences(sizes)
+
+
+def _differences(values: list[float]) -> list[float]:
+    """With agents less without, of neighbours."""
+    return [with_them - without for without, with_them in zip(values[::2], values[1::2], strict=True)]
 
 
 def crash(times: int) -> list[float]:
@@ -82,16 +89,17 @@ def crash(times: int) -> list[float]:
 
 
 @click.command()
-@click.option("--seconds", default=20.0, show_default=True)
+@click.option("--seconds", default=10.0, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
 @click.option("--crashes", default=10, show_default=True)
 @click.option("--json", "to", type=click.Path(path_type=Path))
-def main(seconds: float, crashes: int, to: Path | None) -> None:
+def main(seconds: float, rounds: int, crashes: int, to: Path | None) -> None:
     """Print both."""
-    costs = {isolation: idle(isolation, seconds) for isolation in ("loop", "thread", "process")}
+    costs = {isolation: idle(isolation, seconds, rounds) for isolation in ("loop", "thread", "process")}
     took_s = crash(crashes)
     table = Table("isolation", "% of a core", "MB", title=f"{AGENTS} idle agents, {WORKERS} workers, {seconds:g} s")
-    for isolation, (percent, megabytes) in costs.items():
-        table.add_row(isolation, f"{percent:.2f}", f"{megabytes:.0f}")
+    for isolation, both in costs.items():
+        table.add_row(isolation, *(f"{statistics.median(v):.2f} ({min(v):.2f}–{max(v):.2f})" for v in both))
     Console().print(table)
     Console().print(
         f"killed → answers again: {statistics.median(took_s):.2f} s (at most {max(took_s):.2f} s of {crashes})"
