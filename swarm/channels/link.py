@@ -32,8 +32,8 @@ class Options:
     encrypt
         Seal all records. Both ends must say the same.
     hasten_after
-        Messages on a link after which it moves to shared memory; None for never. What a move costs is the import of
-        numba, the first time in a process.
+        Messages within a second after which a link moves to shared memory; None for never. What a move costs is the
+        import of numba, the first time in a process.
     """
 
     channel_size: int = 1 << 20

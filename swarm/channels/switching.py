@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -15,6 +16,8 @@ from swarm.channels.security import Keys
 from swarm.channels.wire import Kind
 from swarm.errors import ChannelError
 
+WINDOW_S = 1.0
+"""In which `hasten_after` messages make a move worth it: numba takes more memory than a quiet channel deserves."""
 MAX_BREAKS = 3
 """Rings that broke so often on one link are not tried again."""
 READY_S = 60.0
@@ -40,6 +43,7 @@ class Switch:
         self._is_final = False
         self._rings: WritingRings | None = None
         self._messages = 0
+        self._since_s = 0.0
         self.breaks = 0
         """Of rings; that of a socket is no fault of theirs."""
         self._generation = 0
@@ -52,6 +56,9 @@ class Switch:
 
     def count(self, connection: Connection | None) -> None:
         """One more message was sent: enough to make a move worth it?"""
+        now_s = time.monotonic()
+        if now_s - self._since_s > WINDOW_S:
+            self._since_s, self._messages = now_s, 0
         self._messages += 1
         after = self._shared.options.hasten_after
         if self._is_final or self._rings is not None or after is None or self._messages <= after:
