@@ -234,7 +234,7 @@ class AgentRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentChanged(Event):
-    """An agent entered another state of its life (`swarm.agents.lifecycle`)."""
+    """An agent entered another state of its life (`swarm.agents.life.lifecycle`)."""
 
     agent: str
     kind: str

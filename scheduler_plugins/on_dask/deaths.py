@@ -15,7 +15,7 @@ from distributed.scheduler import KilledWorker
 from scheduler_plugins.decide.blame import Blame, Cause, cause_of
 from scheduler_plugins.on_dask.admission import Death
 from scheduler_plugins.on_dask.failing import fail
-from swarm.agents.black_box import shown
+from swarm.agents.watch.black_box import shown
 from swarm.protocol import POST_MORTEM, Event, WorkerDied
 
 if TYPE_CHECKING:

@@ -43,7 +43,7 @@ class Hello:
     agents: tuple[str, ...]
     absent: Mapping[str, str]
     process: tuple[int, float, str] | None = None
-    """`swarm.agents.process_state.identity` of the worker."""
+    """`swarm.agents.watch.process_state.identity` of the worker."""
 
 
 class Membership:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dask.typing import Key
 
-from swarm.agents.task_memory import RUNNING
+from swarm.agents.watch.task_memory import RUNNING
 from swarm.errors import LedgerError
 from swarm.ledger import CoresInUse
 from swarm.telemetry.logs import get_logger

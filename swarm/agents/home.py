@@ -15,9 +15,9 @@ from typing import Any
 
 from distributed.protocol import pickle
 
-from swarm.agents.process_state import identity
+from swarm.agents.life.supervisor import Supervisor
 from swarm.agents.spec import AgentSpec, unpack_state
-from swarm.agents.supervisor import Supervisor
+from swarm.agents.watch.process_state import identity
 from swarm.channels.acl import AccessRules
 from swarm.channels.across_hosts import FULL, TAKEN, DaskCarrier, outcome_of
 from swarm.channels.communicator import Carrier, Communicator, Registrar, Whereabouts, error_of

@@ -13,14 +13,14 @@ from distributed.protocol import pickle
 
 import swarm
 from swarm import config_sources, errors
-from swarm.agents.black_box import BlackBox
 from swarm.agents.cores import CoresAgent
 from swarm.agents.home import Home, RemoteRegistrar
-from swarm.agents.notice import NoticeAgent, source_of
-from swarm.agents.process_state import identity, neighbour
 from swarm.agents.resource import ResourceAgent
 from swarm.agents.storing import Storing
-from swarm.agents.task_memory import RUNNING, TaskMemory
+from swarm.agents.watch.black_box import BlackBox
+from swarm.agents.watch.notice import NoticeAgent, source_of
+from swarm.agents.watch.process_state import identity, neighbour
+from swarm.agents.watch.task_memory import RUNNING, TaskMemory
 from swarm.config import Layer, Settings, resolve
 from swarm.errors import ConnectError, MissingPackageError, ProtocolError, SettingsError, SwarmError
 from swarm.preloaded import end
@@ -159,7 +159,7 @@ def _notice(worker: Worker, settings: Settings) -> NoticeAgent | None:
 
 async def _find_witness(worker: Worker, host: AgentHost, notice_s: float) -> None:
     """Have the nanny watch this process, and tell the scheduler that it does."""
-    from swarm.agents.witness import install
+    from swarm.agents.watch.witness import install
 
     try:
         host.box = box = BlackBox(worker.local_directory)

@@ -62,7 +62,7 @@ class Whereabouts:
 
 
 class Locals(Protocol):
-    """The agents of this process (`swarm.agents.supervisor.Supervisor`)."""
+    """The agents of this process (`swarm.agents.life.supervisor.Supervisor`)."""
 
     def __contains__(self, agent: object) -> bool: ...
 

@@ -114,7 +114,7 @@ class Ledger:
                 slots=slots,
             )
 
-    # -- the host (`swarm.agents.thermal.HostBudget`) -----------------------------------------------------------------
+    # -- the host (`swarm.agents.kinds.thermal.HostBudget`) ------------------------------------------------------------
 
     @property
     def folder(self) -> Path:

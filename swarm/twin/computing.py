@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 AGENTS = "swarm"
 SAMPLED_S = 0.05
-"""Under this name the agents of a worker say what memory a task took, if it ran that long (`swarm.agents.task_memory`).
-"""
+"""Under this name the agents of a worker say what memory a task took, if it ran that long
+(`swarm.agents.watch.task_memory`)."""
 
 
 @dataclass(slots=True, eq=False)

@@ -14,7 +14,7 @@ from distributed.comm.core import Comm, CommClosedError
 from distributed.worker_state_machine import FreeKeysEvent, UpdateDataEvent
 
 import swarm
-from swarm.agents.black_box import shown
+from swarm.agents.watch.black_box import shown
 from swarm.errors import TwinError
 from swarm.protocol import POST_MORTEM, Telemetry
 from swarm.twin import comm as comms
@@ -329,7 +329,7 @@ class Fleet:
 
 
 def _report(worker: SimulatedWorker) -> dict[str, Any]:
-    """As `swarm.agents.witness.Witness.report`: the kernel tells a process that is stopped from one that is busy."""
+    """As `agents.watch.witness.Witness.report`: the kernel tells a process that is stopped from one that is busy."""
     if not worker.is_alive:
         return {"process": "gone"}
     state = "stopped" if worker.stopped else "runs"
@@ -337,7 +337,7 @@ def _report(worker: SimulatedWorker) -> dict[str, Any]:
 
 
 def _post_mortem(worker: SimulatedWorker, reason: str) -> dict[str, Any]:
-    """As `swarm.agents.witness.Witness._post_mortem`."""
+    """As `swarm.agents.watch.witness.Witness._post_mortem`."""
     exitcode = {"killed": -signal.SIGKILL, "killed by its nanny": -signal.SIGKILL, "memory": -signal.SIGTERM}
     return {
         "worker": worker.address,

@@ -26,7 +26,7 @@ from distributed import Client, LocalCluster, Worker
 from rich.console import Console
 from rich.table import Table
 
-from swarm.agents.optimization import OptimizationAgent
+from swarm.agents.kinds.optimization import OptimizationAgent
 from swarm.channels.messages import Message
 from swarm.config import Settings
 

@@ -25,7 +25,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from scheduler_plugins.io.models import Models
 from scheduler_plugins.learn.costs import Costs
 from scheduler_plugins.on_dask.estimates import SLICE_S, Estimates
-from swarm.agents.task_memory import PERIOD_S, ProcessMemory, TaskMemory
+from swarm.agents.watch.task_memory import PERIOD_S, ProcessMemory, TaskMemory
 from tests.support.scheduler_tasks import Tasks, details
 
 BUDGET_S = 15e-6

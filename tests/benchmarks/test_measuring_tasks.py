@@ -12,7 +12,7 @@ from distributed.worker_state_machine import TaskState
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from swarm import tunables
-from swarm.agents.task_counters import TaskCounters
+from swarm.agents.kinds.task_counters import TaskCounters
 from swarm.telemetry.sources.counters import Counters
 
 TASKS, TURNS = 500, 9
@@ -24,7 +24,7 @@ STAND_INS = {"task_clock": (1, 1), "cpu_clock": (1, 0)}
 
 @pytest.mark.parametrize("kind", ["not sampled", "times only", "in full"])
 def test_a_task_is_measured_within_20_us(benchmark: BenchmarkFixture, kind: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr("swarm.agents.task_counters.SAMPLES_PER_MINUTE", 10**9 if kind == "in full" else 0)
+    monkeypatch.setattr("swarm.agents.kinds.task_counters.SAMPLES_PER_MINUTE", 10**9 if kind == "in full" else 0)
     tasks = {key: TaskState(key) for key in (f"work-{n}" for n in range(TASKS))}
     worker: Any = SimpleNamespace(
         active_threads={}, active_threads_lock=threading.Lock(), state=SimpleNamespace(tasks=tasks)

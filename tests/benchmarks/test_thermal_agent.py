@@ -18,8 +18,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from scipy.stats import theilslopes
 
 from swarm.agents.base import Surroundings
-from swarm.agents.heat import Governor, Trend, heat_rule
-from swarm.agents.thermal import BUDGET, ThermalAgent
+from swarm.agents.kinds.heat import Governor, Trend, heat_rule
+from swarm.agents.kinds.thermal import BUDGET, ThermalAgent
 from swarm.config import Settings
 from swarm.telemetry.logs import get_logger
 from tests.support.heat_model import HeatModel

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from swarm.agents import pinning
-from swarm.agents.compute import ComputeAgent
+from swarm.agents.kinds import pinning
+from swarm.agents.kinds.compute import ComputeAgent
 from tests.support.agent_alone import Alone
 from tests.support.clusters import cluster
 from tests.support.waiting import eventually

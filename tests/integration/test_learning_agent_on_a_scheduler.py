@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from swarm.agents.base import isolation_of
-from swarm.agents.learning import LearningAgent
+from swarm.agents.kinds.learning import LearningAgent
 from swarm.errors import AgentDefinitionError, MessageError
 from tests.support.agent_alone import Alone
 from tests.support.clusters import cluster

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from distributed import get_worker
 
-from swarm.agents.experiments import Rules
-from swarm.agents.optimization import OptimizationAgent
-from swarm.agents.task_counters import ActiveThreads
+from swarm.agents.kinds.experiments import Rules
+from swarm.agents.kinds.optimization import OptimizationAgent
+from swarm.agents.kinds.task_counters import ActiveThreads
 from swarm.channels.messages import Message, decode, encode
 from swarm.config import Settings
 from swarm.errors import AgentDefinitionError

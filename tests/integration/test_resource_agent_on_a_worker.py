@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from distributed.core import Status
 
-from swarm.agents import brake
 from swarm.agents.base import isolation_of
-from swarm.agents.resources import ResourceAgent
+from swarm.agents.kinds import brake
+from swarm.agents.kinds.resources import ResourceAgent
 from swarm.errors import AgentDefinitionError, MessageError
 from swarm.protocol import Telemetry
 from tests.support.agent_alone import Alone
@@ -63,7 +63,7 @@ async def test_a_worker_that_fills_quickly_takes_no_new_tasks_for_a_moment(monke
             def now() -> float:
                 return clock_s
 
-            from swarm.agents import resources
+            from swarm.agents.kinds import resources
 
             monkeypatch.setattr(resources.time, "monotonic", now)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from swarm.agents.lifecycle import RestartRule
+from swarm.agents.life.lifecycle import RestartRule
+from swarm.agents.life.supervisor import Supervisor
 from swarm.agents.spec import AgentSpec
-from swarm.agents.supervisor import Supervisor
 from swarm.config import Settings
 from swarm.errors import AgentFailedError
 from tests.support.agents_on_trial import Trial

@@ -11,6 +11,7 @@ import pytest
 
 import swarm
 from swarm.agents.kinds import KINDS
+from swarm.agents.spec import pack_state
 from swarm.deploy.local import LocalProcesses
 from swarm.deploy.spec import ClusterSpec
 from swarm.errors import AgentError
@@ -24,6 +25,7 @@ QUESTIONS = {
     "fault_tolerance": "anomaly_scores",
     "learning": "strategies",
 }
+KEPT = pack_state({"count": 3}, "inside")
 PLACES = {"fault_tolerance": "every-host", "thermal": "every-host", "learning": "scheduler"}
 
 
@@ -85,7 +87,7 @@ def test_an_agent_in_a_nanny_outlives_the_worker_and_one_in_the_worker_moves(con
     assert [asked(connected, "inside") for _ in range(3)] == [1, 2, 3]
     assert asked(connected, outside["agent"]) == 1
     heard = 'dask_scheduler.plugins["swarm"].agents.registry.members["inside"].kept'
-    wait_until(lambda: connected.client.run_on_scheduler(look_at, heard), "the scheduler knows its state")
+    wait_until(lambda: connected.client.run_on_scheduler(look_at, heard) == KEPT, "its state is known")
     pid, place = asked(connected, "inside", "where")  # type: ignore[misc]
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: state_of(connected, "inside").get("place") not in (place, None), "it is elsewhere", 30.0)
@@ -94,8 +96,8 @@ def test_an_agent_in_a_nanny_outlives_the_worker_and_one_in_the_worker_moves(con
     assert asked(connected, outside["agent"]) == 2
 
 
-def look_at(what: str, dask_scheduler: object) -> bool:
-    return bool(eval(what, {"dask_scheduler": dask_scheduler}))
+def look_at(what: str, dask_scheduler: object) -> object:
+    return eval(what, {"dask_scheduler": dask_scheduler})
 
 
 def test_nothing_that_was_acknowledged_is_lost(connected: swarm.Swarm) -> None:

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from swarm.agents.host_seat import HostSeat
+from swarm.agents.kinds.host_seat import HostSeat
 
 HOLDER = """
 import pathlib, sys, time
-from swarm.agents.host_seat import HostSeat
+from swarm.agents.kinds.host_seat import HostSeat
 seat = HostSeat(pathlib.Path(sys.argv[1]))
 assert seat.take()
 seat.note({"cores": 3})

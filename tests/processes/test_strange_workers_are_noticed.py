@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from distributed import Client
 
-from swarm.agents import anomaly
-from swarm.agents.fault_tolerance import FaultToleranceAgent
+from swarm.agents.kinds import anomaly
+from swarm.agents.kinds.fault_tolerance import FaultToleranceAgent
 from tests.support.agent_alone import Alone
 from tests.support.nannies import processes
 from tests.support.waiting import wait_until

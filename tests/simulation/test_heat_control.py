@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from swarm.agents.heat import Governor, heat_rule
+from swarm.agents.kinds.heat import Governor, heat_rule
 from tests.support.heat_model import HeatModel
 
 CRITICAL_CELSIUS = 85.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+from swarm.agents.life.supervisor import Supervisor
 from swarm.agents.spec import AgentSpec
-from swarm.agents.supervisor import Supervisor
 from swarm.config import Settings
 from tests.support.agents_on_trial import Idle, Trial
 from tests.support.local_voice import LocalVoice

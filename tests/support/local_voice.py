@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 
-from swarm.agents.supervisor import Supervisor
+from swarm.agents.life.supervisor import Supervisor
 from swarm.channels.messages import ERROR, Message, Payload, Priority, encode
 from swarm.errors import AgentFailedError, ChannelFullError, NoAnswerError, UnknownAgentError
 

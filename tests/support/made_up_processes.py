@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from swarm.agents.anomaly import Facts
+from swarm.agents.kinds.anomaly import Facts
 
 GIB = 2**30
 FAULTS = ("leaks files", "leaks threads", "leaks memory", "spins", "swaps", "is blocked")

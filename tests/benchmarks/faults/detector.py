@@ -31,8 +31,8 @@ from rich.table import Table
 
 from scheduler_plugins.decide.faults import CONDEMNED, DEFAULT, Detector, Report, Rules, verdict
 from scheduler_plugins.on_dask.detecting import ASK_AGAIN_S, LONGEST_PAUSE_S, LOOK_S, LOOKS
-from swarm.agents.process_state import LOOK_AGAIN_S
-from swarm.agents.witness import TICKS_S
+from swarm.agents.watch.process_state import LOOK_AGAIN_S
+from swarm.agents.watch.witness import TICKS_S
 from swarm.errors import SwarmError
 from swarm.twin.matrix import versions
 from swarm.twin.pictures import INK, LEGEND, OKABE_ITO, plain, save

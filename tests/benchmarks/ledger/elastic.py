@@ -35,7 +35,7 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from threadpoolctl import threadpool_limits
 
 from swarm import ledger
-from swarm.agents.task_memory import RUNNING
+from swarm.agents.watch.task_memory import RUNNING
 from workloads.kernels import elastic, lloyd, montecarlo
 
 WAYS = ("plain", "ledger", "everyone")

@@ -14,11 +14,11 @@ from typing import Any, cast
 import psutil
 import pytest
 
-from swarm.agents import charge
 from swarm.agents.base import Isolation
-from swarm.agents.lifecycle import RestartRule
+from swarm.agents.life import charge
+from swarm.agents.life.lifecycle import RestartRule
+from swarm.agents.life.supervisor import Supervisor
 from swarm.agents.spec import AgentSpec, Limits
-from swarm.agents.supervisor import Supervisor
 from swarm.channels.messages import Message, Priority, encode
 from swarm.config import Settings
 from swarm.errors import (
@@ -177,7 +177,7 @@ async def test_a_teardown_that_raises_ends_it_all_the_same(scene: Scene) -> None
 
 async def test_a_teardown_that_never_returns_is_not_waited_for(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("isolation_loop", "isolation_thread", "isolation_process"):
-        monkeypatch.setattr(f"swarm.agents.{module}.TEARDOWN_S", 0.2)
+        monkeypatch.setattr(f"swarm.agents.life.{module}.TEARDOWN_S", 0.2)
     await scene.create(teardown_how="hang")
     await scene.supervisor.destroy("a")
     assert "a" not in scene.supervisor
@@ -286,7 +286,7 @@ async def test_one_that_leaves_thread_after_thread_behind_is_given_up(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(charge, "THREADS_LEFT", 1)
-    monkeypatch.setattr("swarm.agents.isolation_thread.CANCEL_S", 0.05)
+    monkeypatch.setattr("swarm.agents.life.isolation_thread.CANCEL_S", 0.05)
     scene.supervisor._rule = RestartRule(first_pause_s=0.01, failures=100)
     await scene.create(fails_at=0, how="block", cycle_timeout_s=0.1)
     await scene.event("failed")

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from swarm.agents.anomaly import Facts, Host
+from swarm.agents.kinds.anomaly import Facts, Host
 from tests.support.made_up_processes import FAULTS, GIB, process
 
 LIMIT = {"worker": 2 * GIB}

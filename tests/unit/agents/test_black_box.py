@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.agents.black_box import KEY_BYTES, NAME, RUNNING, BlackBox, BlackBoxReader, shown
+from swarm.agents.watch.black_box import KEY_BYTES, NAME, RUNNING, BlackBox, BlackBoxReader, shown
 
 LOG = logging.getLogger("tests.black_box")
 
@@ -99,7 +99,7 @@ def test_what_is_no_black_box_is_refused(tmp_path: Path) -> None:
 def test_a_process_that_is_killed_while_it_writes_leaves_whole_lines(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import logging
-        from swarm.agents.black_box import BlackBox
+        from swarm.agents.watch.black_box import BlackBox
         box = BlackBox({str(tmp_path)!r})
         log = logging.getLogger("w"); log.setLevel(logging.INFO); log.addHandler(box)
         box.began("task-1")
@@ -128,7 +128,7 @@ def test_a_process_that_is_killed_while_it_writes_leaves_whole_lines(tmp_path: P
 def test_the_stacks_of_a_crash_are_kept(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         import asyncio, os, signal
-        from swarm.agents.black_box import BlackBox
+        from swarm.agents.watch.black_box import BlackBox
         async def main():
             box = BlackBox({str(tmp_path)!r})
             box.start()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.agents.brake import MOST_HELD_S, REST_S, Brake
+from swarm.agents.kinds.brake import MOST_HELD_S, REST_S, Brake
 
 LIMIT = 2_000_000_000
 STEP_S = 0.5

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from swarm.agents import compute, jobs
 from swarm.agents.base import isolation_of
-from swarm.agents.compute import ComputeAgent
+from swarm.agents.kinds import compute, jobs
+from swarm.agents.kinds.compute import ComputeAgent
 from swarm.channels.messages import Message
 from swarm.errors import (
     AgentDefinitionError,
@@ -156,7 +156,7 @@ async def test_without_kernels_it_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_pinning_that_is_refused_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    from swarm.agents import pinning
+    from swarm.agents.kinds import pinning
 
     monkeypatch.setattr(pinning, "cpu_limit_cores", lambda root: 0.5)
     monkeypatch.setattr(pinning.tempfile, "gettempdir", lambda: str(tmp_path))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.agents.experiments import Book, Experiment, Rules, Verdict, chance_at_most, next_values
+from swarm.agents.kinds.experiments import Book, Experiment, Rules, Verdict, chance_at_most, next_values
 
 SIZE = (10, 10)
 TENTH_FOUND_WITHIN = 400

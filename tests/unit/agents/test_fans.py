@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swarm.agents.fans import Fans
+from swarm.agents.kinds.fans import Fans
 from tests.support.thermal_tree import fan, hwmon, write
 
 CHIP = "sys/class/hwmon/hwmon0"

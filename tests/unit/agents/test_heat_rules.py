@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.agents.heat import BLIND_S, FanRule, Governor, Trend, heat_rule, power_rule, power_shares
+from swarm.agents.kinds.heat import BLIND_S, FanRule, Governor, Trend, heat_rule, power_rule, power_shares
 
 CELSIUS = st.floats(-40, 150)
 RULE = heat_rule(critical_celsius=85.0)

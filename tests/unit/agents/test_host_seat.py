@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from swarm.agents.host_seat import NOTE_BYTES, HostSeat
+from swarm.agents.kinds.host_seat import NOTE_BYTES, HostSeat
 from swarm.errors import AgentError
 
 

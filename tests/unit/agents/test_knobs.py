@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from swarm import tunables
-from swarm.agents.function_costs import Cost, FunctionCosts
-from swarm.agents.knobs import BlasKnob, GcKnob, Knobs, NumbaKnob, TunableKnob
-from swarm.agents.trimming import LONGEST_PAUSE_S, PAUSE_S, Trimmer, malloc_trim
+from swarm.agents.kinds.function_costs import Cost, FunctionCosts
+from swarm.agents.kinds.knobs import BlasKnob, GcKnob, Knobs, NumbaKnob, TunableKnob
+from swarm.agents.kinds.trimming import LONGEST_PAUSE_S, PAUSE_S, Trimmer, malloc_trim
 from swarm.tunables import TUNABLES, Tunable
 
 

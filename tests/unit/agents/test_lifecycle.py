@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.agents.lifecycle import TRANSITIONS, GiveUp, Happened, Life, RestartRule, Stage, Start, Stop
+from swarm.agents.life.lifecycle import TRANSITIONS, GiveUp, Happened, Life, RestartRule, Stage, Start, Stop
 
 RULE = RestartRule()
 

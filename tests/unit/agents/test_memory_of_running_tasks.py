@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from distributed import Worker
 
-from swarm.agents import task_memory
-from swarm.agents.task_memory import ProcessMemory, TaskMemory
+from swarm.agents.watch import task_memory
+from swarm.agents.watch.task_memory import ProcessMemory, TaskMemory
 
 MB = 10**6
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from swarm.agents.pinning import Claims, Pinning, cpu_limit_cores, cpu_list, numa_nodes, plan
+from swarm.agents.kinds.pinning import Claims, Pinning, cpu_limit_cores, cpu_list, numa_nodes, plan
 from swarm.errors import AgentError
 
 

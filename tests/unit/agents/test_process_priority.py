@@ -8,8 +8,8 @@ from typing import Any
 import psutil
 import pytest
 
-from swarm.agents import process_priority
-from swarm.agents.process_priority import Priority, lowest_nice
+from swarm.agents.kinds import process_priority
+from swarm.agents.kinds.process_priority import Priority, lowest_nice
 from swarm.errors import AgentError, MessageError
 
 pytestmark = pytest.mark.skipif(not hasattr(psutil.Process, "ionice"), reason="Linux only")

@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from swarm.agents import thermal
 from swarm.agents.base import Surroundings
-from swarm.agents.thermal import BUDGET, ThermalAgent
+from swarm.agents.kinds import thermal
+from swarm.agents.kinds.thermal import BUDGET, ThermalAgent
 from swarm.channels.messages import Message, Payload, encode
 from swarm.config import PerformanceThresholds, Settings
 from swarm.errors import AgentDefinitionError, AgentError, ChannelFullError

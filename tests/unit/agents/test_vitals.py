@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.agents.vitals import SIZE_BYTES, Doing, Record, Vitals, shared_memory
+from swarm.agents.life.vitals import SIZE_BYTES, Doing, Record, Vitals, shared_memory
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import msgpack
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.agents.wire import Op, Wire
+from swarm.agents.life.wire import Op, Wire
 
 
 class Transport:

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_plugins.decide.drain import MARGIN_S, Left, plan
-from swarm.agents.notice import drain_first, of_file, of_url, seconds_left, source_of
+from swarm.agents.watch.notice import drain_first, of_file, of_url, seconds_left, source_of
 from swarm.errors import SettingsError
 
 NOON_S = 1_505_721_600.0

@@ -10,10 +10,10 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 from swarm.agents.base import State
-from swarm.agents.isolation import CANCEL_S, TEARDOWN_S, Bound, Circumstances, Owner, bound, first_of
-from swarm.agents.runner import Runner, line_of, no_exit
+from swarm.agents.life.isolation import CANCEL_S, TEARDOWN_S, Bound, Circumstances, Owner, bound, first_of
+from swarm.agents.life.runner import Runner, line_of, no_exit
+from swarm.agents.life.vitals import Vitals
 from swarm.agents.spec import AgentSpec
-from swarm.agents.vitals import Vitals
 from swarm.errors import AgentFailedError
 
 HELD_S = 0.05

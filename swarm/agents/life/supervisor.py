@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from swarm.agents.base import Surroundings, Voice
-from swarm.agents.charge import Charge, OnEvent
-from swarm.agents.isolation import Circumstances
-from swarm.agents.lifecycle import RestartRule
+from swarm.agents.life.charge import Charge, OnEvent
+from swarm.agents.life.isolation import Circumstances
+from swarm.agents.life.lifecycle import RestartRule
 from swarm.agents.spec import AgentSpec
 from swarm.channels.messages import Priority
 from swarm.config import Settings
@@ -113,7 +113,7 @@ class Supervisor:
             self._timer = None
 
     def status(self) -> list[dict[str, Any]]:
-        """What is known of each agent, as data: `swarm.agents.charge.Charge.status`."""
+        """What is known of each agent, as data: `swarm.agents.life.charge.Charge.status`."""
         return [charge.status() for charge in self._charges.values()]
 
     def deliver(self, agent_id: str, frame: bytes, priority: Priority) -> bool:

@@ -1,7 +1,7 @@
 """The life of an agent: what may follow what, and when one that failed is started again.  PURE
 
-Events go in, decisions come out (`Life.on`); `swarm.agents.charge` carries them out. The transitions are data, after
-`h11/_state.py <https://github.com/python-hyper/h11/blob/master/h11/_state.py>`_.
+Events go in, decisions come out (`Life.on`); `swarm.agents.life.charge` carries them out. The transitions are data,
+after `h11/_state.py <https://github.com/python-hyper/h11/blob/master/h11/_state.py>`_.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ if TYPE_CHECKING:
     from swarm.agents.base import BaseAgent
 
 KINDS = {
-    "compute": "swarm.agents.compute:ComputeAgent",
-    "resource": "swarm.agents.resources:ResourceAgent",
-    "optimization": "swarm.agents.optimization:OptimizationAgent",
-    "thermal": "swarm.agents.thermal:ThermalAgent",
-    "fault_tolerance": "swarm.agents.fault_tolerance:FaultToleranceAgent",
-    "learning": "swarm.agents.learning:LearningAgent",
+    "compute": "swarm.agents.kinds.compute:ComputeAgent",
+    "resource": "swarm.agents.kinds.resources:ResourceAgent",
+    "optimization": "swarm.agents.kinds.optimization:OptimizationAgent",
+    "thermal": "swarm.agents.kinds.thermal:ThermalAgent",
+    "fault_tolerance": "swarm.agents.kinds.fault_tolerance:FaultToleranceAgent",
+    "learning": "swarm.agents.kinds.learning:LearningAgent",
 }
 
 

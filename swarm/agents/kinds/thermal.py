@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from swarm.agents.base import BaseAgent, State
-from swarm.agents.fans import Fans
-from swarm.agents.heat import Decision, FanRule, Governor, heat_rule, power_rule, power_shares
-from swarm.agents.host_seat import HostSeat
+from swarm.agents.kinds.fans import Fans
+from swarm.agents.kinds.heat import Decision, FanRule, Governor, heat_rule, power_rule, power_shares
+from swarm.agents.kinds.host_seat import HostSeat
 from swarm.channels.messages import Message, Payload, Priority
 from swarm.errors import AgentDefinitionError, AgentError
 from swarm.ledger import Ledger

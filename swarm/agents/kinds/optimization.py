@@ -17,11 +17,11 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from swarm import tunables
 from swarm.agents.base import BaseAgent, State
-from swarm.agents.experiments import Book, Experiment, Rules, Verdict, next_values
-from swarm.agents.function_costs import Cost, FunctionCosts
-from swarm.agents.knobs import Knob, Knobs
-from swarm.agents.task_counters import TaskCounters
-from swarm.agents.trimming import Trimmer, malloc_trim
+from swarm.agents.kinds.experiments import Book, Experiment, Rules, Verdict, next_values
+from swarm.agents.kinds.function_costs import Cost, FunctionCosts
+from swarm.agents.kinds.knobs import Knob, Knobs
+from swarm.agents.kinds.task_counters import TaskCounters
+from swarm.agents.kinds.trimming import Trimmer, malloc_trim
 from swarm.channels.messages import Message, Payload
 from swarm.errors import AgentDefinitionError, nearest
 from swarm.telemetry.sources.counters import Counters

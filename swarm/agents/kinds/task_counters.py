@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from dask.utils import key_split
 from distributed import worker as dask_worker
 
-from swarm.agents.function_costs import Cost
-from swarm.agents.task_memory import RUNNING
+from swarm.agents.kinds.function_costs import Cost
+from swarm.agents.watch.task_memory import RUNNING
 from swarm.telemetry.sources.counters import Counters, Reading
 
 if TYPE_CHECKING:

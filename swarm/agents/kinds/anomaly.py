@@ -27,7 +27,7 @@ MAD_TO_SIGMA = 1.4826
 Z_LIMIT = 8.0
 
 BLOCKED_S = 2.0
-"""Without a turn of the event loop (`swarm.agents.witness.TICKS_S`)."""
+"""Without a turn of the event loop (`swarm.agents.watch.witness.TICKS_S`)."""
 IDLE_SPIN_CORES, IDLE_SPIN_S = 0.6, 8.0
 """CPU time that a worker wants while it runs no task, and for how long: to move data takes bursts of less."""
 LEAK_FILES, LEAK_THREADS, LEAK_MEMORY_RATIO = 24, 12, 0.25

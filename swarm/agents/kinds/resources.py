@@ -28,8 +28,8 @@ from typing import Any
 
 from scheduler_plugins.decide.forecast import ROOMS, Series
 from swarm.agents.base import BaseAgent
-from swarm.agents.brake import Brake
-from swarm.agents.process_priority import Priority
+from swarm.agents.kinds.brake import Brake
+from swarm.agents.kinds.process_priority import Priority
 from swarm.channels.messages import Message, Payload
 from swarm.errors import AgentDefinitionError, MessageError, SwarmError
 from swarm.protocol import Telemetry

@@ -22,10 +22,10 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import NannyPlugin
 from tornado.ioloop import PeriodicCallback
 
-from swarm.agents.black_box import BlackBoxReader
 from swarm.agents.home import Home, RemoteRegistrar
-from swarm.agents.notice import drain_first
-from swarm.agents.process_state import look_twice
+from swarm.agents.watch.black_box import BlackBoxReader
+from swarm.agents.watch.notice import drain_first
+from swarm.agents.watch.process_state import look_twice
 from swarm.protocol import POST_MORTEM
 from swarm.telemetry.sources.cgroup import CgroupMemory
 from swarm.telemetry.sources.source import SourceAbsent

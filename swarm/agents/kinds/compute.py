@@ -25,8 +25,8 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from swarm.agents.base import BaseAgent
-from swarm.agents.jobs import Here, Job, OnCluster, cores_here, run
-from swarm.agents.pinning import Pinning, check_pin
+from swarm.agents.kinds.jobs import Here, Job, OnCluster, cores_here, run
+from swarm.agents.kinds.pinning import Pinning, check_pin
 from swarm.channels.messages import Message, Payload
 from swarm.errors import AgentDefinitionError, AgentError, MessageError, nearest
 

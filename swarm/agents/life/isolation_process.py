@@ -15,11 +15,11 @@ from typing import Any
 from distributed.protocol import pickle
 
 from swarm.agents.base import State
-from swarm.agents.isolation import CANCEL_S, TEARDOWN_S, Bound, Circumstances, Owner, bound, first_of, tune
-from swarm.agents.runner import line_of, one_line
+from swarm.agents.life.isolation import CANCEL_S, TEARDOWN_S, Bound, Circumstances, Owner, bound, first_of, tune
+from swarm.agents.life.runner import line_of, one_line
+from swarm.agents.life.vitals import Vitals, shared_memory
+from swarm.agents.life.wire import Op, Wire
 from swarm.agents.spec import AgentSpec, Limits
-from swarm.agents.vitals import Vitals, shared_memory
-from swarm.agents.wire import Op, Wire
 from swarm.channels.messages import decode
 from swarm.errors import AgentDefinitionError, AgentFailedError, ChannelFullError, MessageError
 from swarm.reason import outcome, reason
@@ -120,7 +120,7 @@ class ProcessBody:
         try:
             os.set_blocking(self._output_fd, False)
             fds = (theirs.fileno(), self._vitals_fd)
-            module = [sys.executable, "-m", "swarm.agents.agent_process"]
+            module = [sys.executable, "-m", "swarm.agents.life.agent_process"]
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, and no shell
                 [*module, *map(str, fds), str(os.getpid()), self._spec.agent_id],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # its class is found as we found it

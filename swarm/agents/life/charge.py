@@ -8,14 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from swarm.agents.base import Isolation
-from swarm.agents.isolation import Body, Circumstances, first_of
-from swarm.agents.isolation_loop import LoopBody
-from swarm.agents.isolation_thread import ThreadBody
-from swarm.agents.lifecycle import Decision, GiveUp, Happened, Life, RestartRule, Stage, Start
-from swarm.agents.post import Post
-from swarm.agents.runner import line_of
+from swarm.agents.life.isolation import Body, Circumstances, first_of
+from swarm.agents.life.isolation_loop import LoopBody
+from swarm.agents.life.isolation_thread import ThreadBody
+from swarm.agents.life.lifecycle import Decision, GiveUp, Happened, Life, RestartRule, Stage, Start
+from swarm.agents.life.post import Post
+from swarm.agents.life.runner import line_of
+from swarm.agents.life.vitals import Doing, Record
 from swarm.agents.spec import AgentSpec, pack_state, unpack_state
-from swarm.agents.vitals import Doing, Record
 from swarm.channels.messages import decode
 from swarm.errors import AgentDefinitionError, AgentError, AgentFailedError, MessageError, UnknownAgentError
 
@@ -201,7 +201,7 @@ class Charge:
 
     def _new_body(self) -> Body:
         if self.isolation == "process":
-            from swarm.agents.isolation_process import ProcessBody
+            from swarm.agents.life.isolation_process import ProcessBody
 
             return ProcessBody(self.spec, self, self._circumstances)
         return (LoopBody if self.isolation == "loop" else ThreadBody)(self.spec, self, self._circumstances)

@@ -1,12 +1,12 @@
-"""Reads what `swarm.agents.anomaly` wants to know of a process, from procfs: proc_pid_stat(5), proc_pid_status(5)."""
+"""Reads what `anomaly.py` wants to know of a process, from procfs: proc_pid_stat(5), proc_pid_status(5)."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from swarm.agents.anomaly import Facts
-from swarm.agents.black_box import BlackBoxReader
+from swarm.agents.kinds.anomaly import Facts
+from swarm.agents.watch.black_box import BlackBoxReader
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

@@ -1,7 +1,8 @@
 """The agent of fault tolerance: lives in a nanny, and tells of workers of its host that behave strangely.
 
 It looks at every worker process of the host from outside, so that it sees also what a worker can't say itself: with
-the black box that the witness reads too (`swarm.agents.witness` says what became of a worker; this says it before).
+the black box that the witness reads too (`swarm.agents.watch.witness` says what became of a worker, this says it
+before).
 
 Messages that it answers: `anomaly_scores`, with {worker: {"score", "is_suspicious", "because", "times"}}. Messages that
 it sends to all: `worker_suspicious` {"worker", "host", "score", "because", "times"} and `worker_calm` {"worker"}.
@@ -17,11 +18,11 @@ from typing import Any
 
 from distributed.comm.addressing import get_address_host
 
-from swarm.agents import black_box
-from swarm.agents.anomaly import Host, Score
 from swarm.agents.base import BaseAgent
-from swarm.agents.black_box import BlackBoxReader
-from swarm.agents.process_facts import ProcessFacts
+from swarm.agents.kinds.anomaly import Host, Score
+from swarm.agents.kinds.process_facts import ProcessFacts
+from swarm.agents.watch import black_box
+from swarm.agents.watch.black_box import BlackBoxReader
 from swarm.channels.messages import Message, Payload, Priority
 from swarm.errors import AgentError, MessageError, SwarmError
 

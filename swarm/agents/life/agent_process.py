@@ -1,4 +1,4 @@
-"""The process of one agent: `python -m swarm.agents.agent_process <socket> <vitals> <parent>`, started by its host.
+"""The process of one agent: `python -m swarm.agents.life.agent_process <socket> <vitals> <parent>`.
 
 It imports as little as possible: settings and log are made when the agent first asks for them.
 """
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from swarm import errors
 from swarm.agents.base import BaseAgent, Surroundings
-from swarm.agents.runner import Runner, line_of
-from swarm.agents.vitals import Vitals
-from swarm.agents.wire import Op, Wire
+from swarm.agents.life.runner import Runner, line_of
+from swarm.agents.life.vitals import Vitals
+from swarm.agents.life.wire import Op, Wire
 from swarm.channels.messages import Message, Payload, encode
 from swarm.errors import AgentError, SwarmError
 

@@ -1,6 +1,6 @@
 """Where a life of an agent runs: on the event loop of its host, in a thread of its own, or in a process of its own.
 
-All three are a `Body`, which `swarm.agents.charge` starts, watches and ends; one that has ended is not used again.
+All three are a `Body`, which `swarm.agents.life.charge` starts, watches and ends; one that has ended is not used again.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from swarm.agents.base import State, Surroundings, Voice
-from swarm.agents.runner import line_of
+from swarm.agents.life.runner import line_of
+from swarm.agents.life.vitals import Vitals
 from swarm.agents.spec import AgentSpec
-from swarm.agents.vitals import Vitals
 from swarm.channels.messages import Message, Payload
 from swarm.errors import ForbiddenMessageError
 

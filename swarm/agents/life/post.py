@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from swarm.agents.base import Voice
-from swarm.agents.runner import failed, line_of
-from swarm.agents.vitals import Vitals
+from swarm.agents.life.runner import failed, line_of
+from swarm.agents.life.vitals import Vitals
 from swarm.channels.mailbox import Mailbox
 from swarm.channels.messages import Message, Priority, decode
 from swarm.errors import AgentError, MessageError

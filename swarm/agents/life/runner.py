@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from swarm.agents.base import BaseAgent, State, Surroundings
+from swarm.agents.life.vitals import Doing, Vitals
 from swarm.agents.spec import pack_state
-from swarm.agents.vitals import Doing, Vitals
 from swarm.channels.messages import ERROR, Message, decode, encode
 from swarm.errors import AgentFailedError, MessageError
 
