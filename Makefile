@@ -64,8 +64,8 @@ bench-agents: $(STAMP) ## Channels beside their peers, agents, the ledger, blind
 	$(BIN)/python -m tests.benchmarks.ledger.elastic --json $(or $(OUT),build/agents)/elastic.json
 	$(BIN)/python -m tests.benchmarks.optimization --rounds $(or $(ROUNDS),3) --json $(or $(OUT),build/agents)/optimization.json
 
-chaos: $(STAMP) ## Faults on real processes and in the twin, always new ones: MINUTES=10 KIND=both SEED=1 REPLAY=file
-	PYTHONHASHSEED=0 $(BIN)/python -m tests.chaos.rounds --minutes $(or $(MINUTES),10) --kind $(or $(KIND),both) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) --out $(or $(OUT),build/chaos)
+chaos: $(STAMP) ## Faults on real processes and in the twin, always new ones: MINUTES=10 KIND=all SEED=1 REPLAY=file
+	PYTHONHASHSEED=0 $(BIN)/python -m tests.chaos.rounds --minutes $(or $(MINUTES),10) --kind $(or $(KIND),all) $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY)) --out $(or $(OUT),build/chaos)
 
 load: $(STAMP) ## Load test: AGENTS=32 DURATION=300
 	$(BIN)/python tests/load_test.py --agents $(or $(AGENTS),32) --duration $(or $(DURATION),300)

@@ -282,6 +282,23 @@ def status(address: str | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("address", required=False)
+@click.option("--every", type=POSITIVE, metavar="SECONDS", default=1.0, show_default=True, help="Between two looks.")
+@command
+def top(address: str | None, every: float) -> None:
+    """Show the same on the whole screen, and follow it.
+
+    ADDRESS is as for `swarm status`. Ctrl-C ends it.
+    """
+    from swarm.status import watch
+
+    out, _ = _consoles()
+    if not out.is_terminal:
+        raise SwarmError("swarm top needs a terminal; `swarm status` writes to a file or a pipe")
+    watch(out, address, every)
+
+
+@cli.command()
 @click.argument("what", metavar="KEY|WORKER")
 @click.option("--scheduler", "address", metavar="ADDRESS", help="Of the scheduler; by default as for `swarm status`.")
 @click.option("--run", metavar="RUN", help='Ask the journal about a task of this run ("latest", its id, its workload).')
@@ -491,14 +508,19 @@ def tune(
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="For other programs.")
+@click.option("--clean", is_flag=True, help="First remove sockets and ledgers that killed processes have left here.")
 @command
-def doctor(as_json: bool) -> None:
+def doctor(as_json: bool, clean: bool) -> None:
     """Say what this machine offers, and what is missing.
 
     What is missing comes with the reason, and how to get it.
     """
     from swarm import doctor as examination
+    from swarm import leftovers
 
+    if clean:
+        removed = [f"{number} of the {left.what}" for left in leftovers.look() if (number := left.remove())]
+        _consoles()[1].print(f"removed {' and '.join(removed)}" if removed else "nothing to remove", style="dim")
     findings = examination.examine()
     if as_json:
         click.echo(examination.as_json(findings))

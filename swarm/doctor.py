@@ -305,6 +305,21 @@ def _software(_: _Machine) -> Iterable[Finding]:
             yield Finding(name, "ok", version)
 
 
+# -- what was left behind ----------------------------------------------------------------------------------------
+
+
+def _left_behind(_: _Machine) -> Iterable[Finding]:
+    from swarm import leftovers
+
+    for left in leftovers.look():
+        used = f"{left.used} in use" if left.used else "none in use"
+        if not left.dead:
+            yield Finding(left.what, "ok", f"{used}, none left behind")
+            continue
+        value = f"{used}, {len(left.dead)} left behind in {left.folder} by processes that were killed"
+        yield Finding(left.what, "warning", value, "they do no harm", "swarm doctor --clean removes them")
+
+
 # -- the list --------------------------------------------------------------------------------------------------
 
 Look = Callable[[_Machine], Iterable[Finding]]
@@ -322,6 +337,7 @@ LOOKS: dict[str, dict[str, Look]] = {
     "Sensors": {"temperature": _temperature, "fans": _fans, "power (RAPL)": _power},
     "Accelerators": {"NVIDIA GPU": _gpu, "CuPy": _cupy, "OpenCL": _opencl},
     "Software": {"versions": _software},
+    "Left behind": {"stations and ledgers": _left_behind},
 }
 """Group → topic → the look that makes its findings."""
 

@@ -55,6 +55,7 @@ STYLES = {
     "copied": "magenta",
     "copy ended": "magenta",
     "waits": "yellow",
+    "changed": "blue",
 }
 BAR = 48
 """Characters of the bar that shows where the time went."""
@@ -101,7 +102,11 @@ class Account:
         else:
             events = self.facts["events"]
             found = [(e, tell(e)) for e in events if not str(e.get("reason") or "").startswith(CALLED_BACK)]
-        return [Happened(event["at_s"], event["what"], words) for event, words in found]
+        happened = [Happened(event["at_s"], event["what"], words) for event, words in found]
+        happened += [
+            Happened(change["at_s"], "changed", tell.change(change)) for change in self.facts.get("changes", ())
+        ]
+        return sorted(happened, key=lambda each: each.at_s) if self.facts.get("changes") else happened
 
     def parts(self) -> list[Part]:
         """Where the time went between ready and done; empty for what is not done."""
@@ -205,16 +210,23 @@ class _Teller:
         tell = getattr(self, f"_{event['what'].replace(' ', '_').lower()}", None)
         return str(event.get("reason", "") if tell is None else tell(event, worker))
 
+    def change(self, change: Facts) -> str:
+        """What an agent has changed."""
+        details = ", ".join(f"{name} {value}" for name, value in change["details"].items())
+        who = change["agent"] or "swarm"
+        return f"{change['what']} by {who} on {self.name(change['place'])}{f': {details}' if details else ''}"
+
     def _ready(self, event: Facts, worker: str) -> str:
         last = event["last_input"]
         return "it waits for a worker" + (f" since the last of its inputs came: {last}" if last else "")
 
     def _given(self, event: Facts, worker: str) -> str:
         rule = event["rule"]
-        return f"to {worker} by the rule {rule}: {RULES.get(rule, rule)}; {_predicted(event)}"
+        strategy = f" of the strategy {event['strategy']}" if event.get("strategy") else ""
+        return f"to {worker} by the rule {rule}{strategy}: {RULES.get(rule, rule)}; {_predicted(event)}"
 
     def _given_by_dask(self, event: Facts, worker: str) -> str:
-        return f"to {worker} by Dask's own rule: it may not go anywhere, or was not for the pool"
+        return f"to {worker} by Dask's own rule: it may not run on every worker, or was not for the pool"
 
     def _left(self, event: Facts, worker: str) -> str:
         last = (event["reason"].strip().splitlines() or [""])[-1]
@@ -253,7 +265,9 @@ class _Teller:
         words = f"from {worker}, where it waits"
         if event["behind"] is not None:
             ran, most = span(event["behind_for_s"]), span(event["behind_p99_s"])
-            words += f" behind {event['behind']}, which has run {ran} of at most {most}"
+            is_late = event["behind_for_s"] > event["behind_p99_s"]
+            ran += f", longer than the {most} that were expected at most" if is_late else f" of at most {most}"
+            words += f" behind {event['behind']}, which has run {ran}"
         free_s = event["free_in_s"]
         return words + ("" if free_s is None else f"; a thread there would be free in {span(free_s)}")
 
@@ -463,7 +477,7 @@ async def _ask(what: str, address: str) -> dict[str, Any]:
             f'the scheduler at {address} is plain Dask and can\'t explain: run swarm.connect("{address}") once, or '
             "start it with --preload scheduler_plugins"
         )
-    if "error" in found:
+    if "error" in found and "message" in found:  # the facts about a task have an "error" too
         settings_of(found, address)  # raises
     return found
 

@@ -35,7 +35,10 @@ POST_MORTEM = "swarm-post-mortem"
 AGENTS = "swarm-agents"
 """The one on which workers and nannies tell what becomes of their agents, and what these change."""
 
-Resource = Literal["cpu", "memory", "thermal", "disk", "speed"]
+Resource = Literal["cpu", "memory", "thermal", "disk", "speed", "errors", "accelerator"]
+AdviceTopic = Literal["threads", "copies", "strategy"]
+"""Of a worker, how many tasks at a time; of a function, the share of executions that are held up; of a kind of work,
+the strategy to try first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,11 @@ class Telemetry:
     host_pressure_io_percent: float | None = None
     host_temperature_celsius: float | None = None
     """The hottest sensor that can be read without waking a device (so no drives, radios or DIMMs)."""
+
+    accelerator_ecc_corrected: int | None = None
+    """Errors in the memory of the host's GPUs since their driver was loaded, as ECC has corrected them."""
+    accelerator_ecc_uncorrected: int | None = None
+    """Those that it could not correct."""
 
     worker_cpu_percent: float | None = None
     """CPU time of the worker process per wall time, in per cent of one core: may exceed 100."""
@@ -258,6 +266,37 @@ class ChangeAudited(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdviceHeard(Event):
+    """An agent tells the scheduler what it has found out (`scheduler_plugins.decide.advice`)."""
+
+    agent: str
+    what: str
+    """Kind of the message."""
+    details: Mapping[str, float | int | str | None] = field(default_factory=dict)
+    workers: tuple[str, ...] = ()
+    """Those of the host that it is about, if it is about one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdviceTaken(Event):
+    """The scheduler goes by what an agent has said, until `AdviceDropped`."""
+
+    topic: AdviceTopic
+    subject: str
+    """Worker, function, or kind of work."""
+    value: float | str
+    reason: str
+    inputs: Mapping[str, float | int | str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdviceDropped(Event):
+    topic: AdviceTopic
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TelemetryArrived(Event):
     worker: str
     telemetry: Telemetry
@@ -383,6 +422,19 @@ class ClearAlert(Action):
     resource: Resource
     value: float | None
     lasted_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakeAdvice(Action):
+    topic: AdviceTopic
+    subject: str
+    value: float | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropAdvice(Action):
+    topic: AdviceTopic
+    subject: str
 
 
 # -- the wire ------------------------------------------------------------------------------------------------------

@@ -1,22 +1,32 @@
-"""`swarm status`: what a cluster says of itself, without changing anything there."""
+"""`swarm status` and `swarm top`: what a cluster says of itself, without changing anything there."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import dask
 
 from swarm.agents.host import NAME
-from swarm.errors import ConnectError
+from swarm.errors import ConnectError, SwarmError
 from swarm.explain import span
 from swarm.reach import scheduler_at
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 TIMEOUT_S = 5.0
+SHOWN = 8
+"""Names of agents in a line."""
+ADVICE = {
+    "threads": "{subject} runs {value} tasks at a time",
+    "copies": "{subject} is copied as if {value:.1%} were held up",
+    "strategy": "work {subject} tries strategy {value} first",
+}
 MARKS = {
     "healthy": "[green]✓[/]",
     "alert": "[red]![/]",
@@ -52,29 +62,57 @@ async def _ask(address: str) -> dict[str, Any]:
 
 def render(status: dict[str, Any], console: Console) -> None:
     """Print it for a person."""
-    from rich.table import Table
     from rich.text import Text
 
-    def line(text: str, style: str = "") -> None:
-        console.print(Text(text), style=style, soft_wrap=True)
+    for part in parts(status):
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def watch(console: Console, address: str | None, every_s: float) -> None:
+    """Show it on the whole screen, anew every so many seconds, until Ctrl-C; raises as `fetch`, the first time only.
+
+    A scheduler that is gone for a while is waited for.
+    """
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    found = fetch(address)
+    first = Group(*parts(found))
+    with suppress(KeyboardInterrupt), Live(first, console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(every_s)
+            lost = ""
+            try:
+                found = fetch(address)
+            except SwarmError as error:
+                lost = f"{error}; what you see is old"
+            live.update(Group(*([Text(lost, "bold red")] if lost else []), *parts(found)), refresh=True)
+
+
+def parts(status: dict[str, Any]) -> Iterator[RenderableType]:
+    """What there is to show, from top to bottom."""
+    from rich.table import Table
+    from rich.text import Text
 
     totals = status["totals"]
     rate = "" if totals["tasks_per_s"] is None else f"{totals['tasks_per_s']:.1f} tasks/s, "
     sizes = f"{_counted(totals['workers'], 'worker')}, {_counted(totals['threads'], 'thread')}"
-    line(f"{status['scheduler']}   swarm {status['version']}   {sizes}, {rate}{_counted(totals['alerts'], 'alert')}")
-    line(f"dashboard {status['page'] or 'none: ' + status['page_absent']}", "dim")
+    alerts = _counted(totals["alerts"], "alert")
+    yield Text(f"{status['scheduler']}   swarm {status['version']}   {sizes}, {rate}{alerts}")
+    yield Text(f"dashboard {status['page'] or 'none: ' + status['page_absent']}", "dim")
     if status["workers"]:
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         for title in ("", "worker", "CPU", "memory", "health"):
             table.add_column(title, justify="right" if title in ("CPU", "memory") else "left", overflow="fold")
-        for row in status["workers"]:
+        for row in sorted(status["workers"], key=lambda row: _in_order(row["name"])):
             cpu, memory = (_percent(row[key]) for key in ("cpu_percent", "memory_percent"))
             table.add_row(MARKS[row["health"]], Text(row["name"]), cpu, memory, row["health"])
-        console.print(table)
+        yield table
     else:
-        line(f"no workers yet: dask worker {status['scheduler']} --preload swarm.agents", "yellow")
+        yield Text(f"no workers yet: dask worker {status['scheduler']} --preload swarm.agents", "yellow")
     for text, style in _news(status):
-        line(text, style)
+        yield Text(text, style)
 
 
 def _news(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -90,6 +128,8 @@ def _news(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
         ago = span(max(status["totals"]["now_s"] - death["at_s"], 0.0))
         yield f"lost {death['name']} {ago} ago: {death['cause']}{ran}", "red"
     yield from _agents(status.get("agents", ()))
+    for advice in status.get("advice", ())[:10]:
+        yield f"advice: {ADVICE[advice['topic']].format(**advice)}; {advice['reason']}", "yellow"
     for run in status["runs"][:10]:
         done = f"{run['finished']} of {run['tasks']} tasks, {run['elapsed_s']:.1f} s"
         yield f"run {run['run']}: {run['status']}, {done}", ""
@@ -98,15 +138,30 @@ def _news(status: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _agents(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """One line for those that run, and one for each that does not."""
-    running = [row["agent"] for row in rows if row["state"] == "running"]
-    if running:
-        more = f" and {len(running) - 5} more" if len(running) > 5 else ""
-        yield f"{_counted(len(running), 'agent')}: {', '.join(running[:5])}{more}", ""
+    """One line for those that run, those on each worker together, and one for each that does not."""
+    running = [row for row in rows if row["state"] == "running"]
+    places: dict[str, int] = {}
+    for row in running:
+        name = row["agent"].removesuffix(f".{row['place']}")
+        places[name] = places.get(name, 0) + 1
+    if places:
+        names = [f"{name} on {number} workers" if number > 1 else name for name, number in sorted(places.items())]
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        yield f"{_counted(len(running), 'agent')}: {', '.join(names[:SHOWN])}{more}", ""
     for row in rows:
         if row["state"] != "running":
             why = f": {row['reason']}" if row["reason"] else ""
             yield f"agent {row['agent']} is {row['state']}{why}", "red" if row["state"] == "failed" else "yellow"
+
+
+def _in_order(name: str) -> list[tuple[bool, int, str]]:
+    """So that worker-10 comes after worker-9.
+
+    >>> sorted(["worker-10", "worker-9", "10", "a"], key=_in_order)
+    ['10', 'a', 'worker-9', 'worker-10']
+    """
+    parts = re.split(r"(\d+)", name)
+    return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
 
 
 def _percent(value: float | None) -> str:

@@ -11,7 +11,7 @@ Entry = Sequence[Any]
 
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "ready": ("last_input",),
-    "given": ("worker", "rule", "p50_s", "p99_s", "samples", "model"),
+    "given": ("worker", "rule", "p50_s", "p99_s", "samples", "model", "strategy"),
     "given by Dask": ("worker",),
     "done": ("worker", "start_s", "stop_s", "transfer_s", "transfers", "output_bytes"),
     "left": ("worker", "state", "reason"),
@@ -44,6 +44,8 @@ def named(entry: Entry) -> dict[str, Any]:
     """
     try:
         what, at_s, *rest = entry
+        if what == "given" and len(rest) == len(FIELDS[what]) - 1:
+            rest.append(None)  # older journals do not have it
         return {"what": what, "at_s": at_s, **dict(zip(FIELDS[what], map(_plain, rest), strict=True))}
     except (TypeError, ValueError, LookupError) as error:
         raise ValueError(f"{entry!r} is no entry of a story") from error

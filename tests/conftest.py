@@ -19,8 +19,11 @@ FOLDERS = (
 STARTS_THINGS = {"contracts", "integration", "processes", "chaos"}
 """In `browser` the tests of a module share a browser, which starts processes as it likes; it is checked at its end."""
 
-# Always the same examples, and no deadline for one: a busy machine is no defect.
-hypothesis.settings.register_profile("swarm", derandomize=True, deadline=None, max_examples=50)
+# Always the same examples, and no deadline for one, nor for making them: a busy machine is no defect.
+SLOW = (hypothesis.HealthCheck.too_slow,)
+hypothesis.settings.register_profile(
+    "swarm", derandomize=True, deadline=None, max_examples=50, suppress_health_check=SLOW
+)
 hypothesis.settings.load_profile("swarm")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -98,9 +98,22 @@ class Books:
 
     def hold(self, worker: Worker, threads: int, now_s: float) -> None:
         """So many of its threads are lost to tasks that are wanted no more."""
-        view = self.views.get(worker)
-        if view is not None and view.load.held != threads:
+        if (view := self.views.get(worker)) is not None:
+            view.lost = threads
+            self._withhold(view, now_s)
+
+    def rest(self, worker: Worker, threads: int, now_s: float) -> None:
+        """So many of its threads are to have nothing to do; what runs there ends."""
+        if (view := self.views.get(worker)) is not None:
+            view.resting = threads
+            self._withhold(view, now_s)
+
+    def _withhold(self, view: WorkerView, now_s: float) -> None:
+        threads = max(view.lost, view.resting)  # a thread that is lost does not make the host cooler
+        if view.load.held != threads:
+            self._count_speed(view, -1)
             view.load.hold(threads, now_s)
+            self._count_speed(view, +1)
             self._hunger(view)
 
     def set_speed(self, worker: Worker, factor: float, doubt: float = 1.0) -> None:
@@ -129,8 +142,9 @@ class Books:
             tally.views[view.worker] = view
         else:
             del tally.views[view.worker]
-        tally.threads += sign * view.load.threads
-        tally.speed += sign * view.load.threads / view.factor
+        threads = view.load.threads - view.load.held
+        tally.threads += sign * threads
+        tally.speed = tally.speed + sign * threads / view.factor if tally.threads else 0.0
         tally.given += sign * len(view.load)
         tally.ends_s += sign * view.ends_s
         if not tally.views:

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scheduler_plugins.decide.advice import Advice
 from scheduler_plugins.decide.alerts import AlertPolicy, limits
 from scheduler_plugins.decide.forecast import Forecast
-from swarm.protocol import Action, Event, TelemetryArrived, WorkerJoined, WorkerLeft
+from scheduler_plugins.decide.symptoms import Wear
+from swarm.protocol import (
+    Action,
+    AdviceHeard,
+    ClusterSampled,
+    Event,
+    TelemetryArrived,
+    WorkerJoined,
+    WorkerLeft,
+)
 
 if TYPE_CHECKING:
     from swarm.config import Settings
@@ -32,19 +42,26 @@ class Controller:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._alerts = AlertPolicy(limits(settings.performance_thresholds))
-        self._forecast = Forecast()
+        thresholds = settings.performance_thresholds
+        self._rules = (AlertPolicy(limits(thresholds)), Forecast(celsius=thresholds.thermal_critical), Wear())
+        self._advice = Advice()
 
     def on_event(self, event: Event) -> list[Action]:
         """What is to be done about `event`; mostly nothing."""
         match event:
             case TelemetryArrived():
                 now = event.worker, event.telemetry, event.at_s
-                return [*self._alerts.telemetry_arrived(*now), *self._forecast.telemetry_arrived(*now)]
+                return [action for rules in self._rules for action in rules.telemetry_arrived(*now)]
+            case AdviceHeard():
+                return self._advice.heard(event)
+            case ClusterSampled():  # comes with each control cycle
+                return self._advice.passed(event.at_s)
             case WorkerJoined():
-                self._alerts.worker_joined(event.worker, event.name, event.host)
-                self._forecast.worker_joined(event.worker, event.name, event.host)
+                self._advice.worker_joined(event.worker, event.threads)
+                for rules in self._rules:
+                    rules.worker_joined(event.worker, event.name, event.host)
             case WorkerLeft():
+                self._advice.worker_left(event.worker)
                 gone = event.worker, event.at_s
-                return [*self._alerts.worker_left(*gone), *self._forecast.worker_left(*gone)]
+                return [action for rules in self._rules for action in rules.worker_left(*gone)]
         return []

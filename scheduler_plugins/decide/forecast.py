@@ -1,4 +1,4 @@
-"""What will soon fail, from where it is going: memory that fills, a disk that fills, a worker that slows down.  PURE
+"""What will soon fail, from where it is going: memory or a disk that fills, a host that gets hot, a slow worker.  PURE
 
 A trend is a line through the last 40 s, by Theil and Sen: the median of the slopes between pairs of samples, which a
 third of wild samples does not move (Sen, Journal of the American Statistical Association 63, 1968). It counts when
@@ -45,6 +45,8 @@ IN_A_ROW = 3
 """Forecasts that say the same before one counts."""
 SLOW_RATIO = 2.0
 """Against its own past and against its peers."""
+NEAR_CELSIUS = 10.0
+"""Below the limit. What is heated settles where it loses as much as it gets, and mostly far from there."""
 PAST_WEIGHT = 0.02
 """Of one sample in what is usual for a worker: half of it is forgotten after some 35."""
 
@@ -108,6 +110,8 @@ class Room:
     room: Callable[[Telemetry], tuple[float, float] | None]
     """What is left, and of it how much may be left for a forecast to count."""
     words: str
+    will: str = "will be full"
+    unit: str = "bytes"
 
 
 def _memory(sample: Telemetry) -> tuple[float, float] | None:
@@ -130,6 +134,14 @@ ROOMS = (
 )
 
 
+def _heat(limit_celsius: float) -> Room:
+    def room(sample: Telemetry) -> tuple[float, float] | None:
+        celsius = sample.host_temperature_celsius
+        return None if celsius is None else (limit_celsius - celsius, NEAR_CELSIUS)
+
+    return Room("thermal", of_host=True, room=room, words="host", will="will be too hot", unit="celsius")
+
+
 @dataclass(slots=True)
 class _Watched:
     series: Series = field(default_factory=Series)
@@ -138,10 +150,17 @@ class _Watched:
 
 
 class Forecast:
-    """Turns telemetry into alerts that name the time left; O(samples²) every few seconds, 0.1 ms."""
+    """Turns telemetry into alerts that name the time left; O(samples²) every few seconds, 0.1 ms.
 
-    def __init__(self, soon_s: float = SOON_S) -> None:
+    Parameters
+    ----------
+    celsius
+        At which a host is too hot; None: heat is not looked at.
+    """
+
+    def __init__(self, soon_s: float = SOON_S, celsius: float | None = None) -> None:
         self._soon_s = soon_s
+        self._rooms = ROOMS if celsius is None else (*ROOMS, _heat(celsius))
         self._names: dict[str, tuple[str, str]] = {}
         self._speakers: dict[str, str] = {}
         self._watched: dict[tuple[str, str], _Watched] = {}
@@ -153,7 +172,7 @@ class Forecast:
         name, host = self._names.pop(worker, ("", ""))
         if self._speakers.get(host) == worker:
             del self._speakers[host]
-        for room in ROOMS:
+        for room in self._rooms:
             watched = self._watched.pop((room.resource, worker), None)
             if watched is not None and watched.raised_at_s is not None:
                 yield self._clear(room, worker, None, at_s - watched.raised_at_s, f"worker {name} left")
@@ -164,7 +183,7 @@ class Forecast:
             return
         name, host = self._names[worker]
         speaks = self._speakers.setdefault(host, worker) == worker
-        for room in ROOMS:
+        for room in self._rooms:
             left = room.room(sample)
             if left is None or (room.of_host and not speaks):
                 continue
@@ -176,25 +195,27 @@ class Forecast:
     def _look(
         self, room: Room, worker: str, place: str, watched: _Watched, left: tuple[float, float], at_s: float
     ) -> Iterator[RaiseAlert | ClearAlert]:
-        left_bytes, counts_bytes = left
-        left_s = watched.series.time_left_s(0.0) if left_bytes <= counts_bytes else None
+        room_left, counts = left
+        left_s = watched.series.time_left_s(0.0) if room_left <= counts else None
         is_raised = watched.raised_at_s is not None
         is_safe = left_s is None or left_s > SAFE_RATIO * self._soon_s
-        counts = is_safe if is_raised else left_s is not None and left_s <= self._soon_s
-        watched.streak = watched.streak + 1 if counts else 0
+        is_news = is_safe if is_raised else left_s is not None and left_s <= self._soon_s
+        watched.streak = watched.streak + 1 if is_news else 0
         if watched.streak < IN_A_ROW:
             return
         watched.streak = 0
         if watched.raised_at_s is not None:
             lasted_s, watched.raised_at_s = at_s - watched.raised_at_s, None
-            yield self._clear(room, worker, left_s, lasted_s, f"{room.words} {place} does not run out soon any more")
+            yield self._clear(
+                room, worker, left_s, lasted_s, f"{room.words} {place}: no sign any more that it {room.will}"
+            )
             return
         assert left_s is not None
         watched.raised_at_s = at_s
         yield RaiseAlert(
             rule=f"forecast.{room.resource}",
-            reason=f"{room.words} {place} will be full in {left_s:.0f} s, if it goes on like this",
-            inputs={"left_bytes": left_bytes, "left_s": left_s},
+            reason=f"{room.words} {place} {room.will} in {left_s:.0f} s, if it goes on like this",
+            inputs={f"left_{room.unit}": room_left, "left_s": left_s},
             alert=f"forecast-{room.resource} {worker}",
             worker=worker,
             resource=room.resource,

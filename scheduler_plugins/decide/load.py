@@ -97,7 +97,7 @@ class Load:
     def __init__(self, threads: int) -> None:
         self.threads = threads
         self.held = 0
-        """Threads that are lost: what they run is wanted no more, but cannot be stopped."""
+        """Threads that get nothing: they are lost (what they run is wanted no more, but cannot be stopped), or rest."""
         self.running: dict[Task, Given] = {}
         self.waiting: dict[Task, Given] = {}
         self.waiting_s = 0.0
@@ -180,11 +180,14 @@ class Load:
 
     def free_in_s(self, now_s: float) -> float:
         """Until a thread has nothing to do, if no more comes. 0: one is idle now."""
-        if self.free_threads > 0:
+        over = -self.free_threads
+        if over < 0:
             return 0.0
-        if not self.running:
+        if over >= len(self.running):
             return inf  # every thread is lost
         remaining = [given.remaining_s(now_s) for given in self.running.values()]
+        if over:  # it runs more than it is to run from now on
+            remaining = sorted(remaining)[over:]
         if not self.waiting:
             return min(remaining)
         return (sum(remaining) + self.waiting_s) / len(remaining)

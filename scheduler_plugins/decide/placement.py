@@ -42,6 +42,8 @@ TRIES = 4
 """Tasks that a worker may decline before it is left idle, and workers that may before the slower ones are not asked."""
 BRIEF_S = 0.005
 """Tasks that are known to take less than this are given several at a time."""
+LOCAL_RATIO = 0.05
+"""Share of its duration that the transfer of a task's inputs must take for them to decide where it goes."""
 LOOKS = 16
 """Tasks that may not fit on a worker before it is left idle."""
 
@@ -184,31 +186,43 @@ class Placement(Books):
             choice = self._one_that_fits(choice, view, choose, now_s)
         elif choice is None and choose == self._prefetch:
             self._feed(view)
-        elif choice is not None and choice.rule == "order":
+        elif choice is not None and choice.rule in ("order", "moved"):
             choice = self._with_more(choice, view, now_s)
         return choice
 
     def _with_more(self, choice: Choice, view: WorkerView, now_s: float) -> Choice:
         """Of short tasks that begin something, a worker is given as many as it has room for: each would be next.
 
+        So it is, and further ahead, of those that have to fetch inputs for a good part of the time that they take: a
+        worker fetches from another once at a time, and for ten tasks that takes little longer than for each of them.
         Where there is not twice as much for everybody, they go one by one: so all are done at about the same time.
         """
         load, entry = view.load, self._entries[choice.task]
-        if entry.home is not ROOTS or load.free_threads > 0 or load.fetching or self._unknown:
+        if view.resting:
             return choice
-        shelf = self._shelves[ROOTS]
+        if entry.home is ROOTS:
+            if load.free_threads > 0 or load.fetching or self._unknown or not self._is_brief(entry.cost, view, BRIEF_S):
+                return choice
+            ahead_s, brief_s = self.planned_s, BRIEF_S
+        else:
+            if not self._is_brief(entry.cost, view, SHORT_S):
+                return choice
+            if self._transfer_s(entry.task, view.worker) <= LOCAL_RATIO * entry.cost.p50_s:
+                return choice
+            ahead_s, brief_s = self.planned_s + MOST_LEAD_S, SHORT_S
+        shelf = self._shelves[entry.home]
         most = min(shelf.count // (2 * len(self.views)), MOST_WAITING * load.threads - len(load.waiting))
-        room_s = (self.planned_s - load.free_in_s(now_s)) * len(load.running)
-        if room_s > most * (entry.cost.p50_s * view.factor + PER_TASK_S) or not self._is_brief(entry.cost, view):
+        room_s = (ahead_s - load.free_in_s(now_s)) * (load.threads - load.held)
+        if entry.home is ROOTS and room_s > most * (entry.cost.p50_s * view.factor + PER_TASK_S):
             return choice
         room_bytes = WAITING_BYTES - load.ahead_bytes
         more: list[Task] = []
-        last = entry.cost
+        last = entry
         for other in shelf.following(entry, most):
-            room_s -= last.p50_s * view.factor + PER_TASK_S
-            room_bytes -= last.output_bytes
-            last = other.cost
-            if room_s < 0.0 or room_bytes < 0.0 or not self._is_brief(last, view):
+            room_s -= last.cost.p50_s * view.factor + PER_TASK_S
+            room_bytes -= last.cost.output_bytes + last.input_bytes
+            last = other
+            if room_s < 0.0 or room_bytes < 0.0 or not self._is_brief(last.cost, view, brief_s):
                 break
             if not self._fits(other.task, view.worker):
                 break
@@ -216,8 +230,8 @@ class Placement(Books):
         return choice._replace(more=more) if more else choice
 
     @staticmethod
-    def _is_brief(cost: Cost, view: WorkerView) -> bool:
-        return cost.is_known and cost.p99_s * view.factor <= BRIEF_S
+    def _is_brief(cost: Cost, view: WorkerView, brief_s: float) -> bool:
+        return cost.is_known and cost.p99_s * view.factor <= brief_s
 
     def _one_that_fits(
         self,
@@ -265,21 +279,41 @@ class Placement(Books):
             self._hunger(view)
 
     def _prefetch(self, view: WorkerView, now_s: float) -> Choice | None:
-        """A task that lies here with most of its inputs, for the worker to fetch the others while it is busy."""
-        shelf = self._shelves.get(view.worker)
+        """A task for the worker to fetch the inputs of while it is busy.
+
+        One that lies here with most of them; or, where nothing does and nothing may go anywhere, one from elsewhere.
+        """
+        load, shelves = view.load, self._shelves
+        shelf = shelves.get(view.worker)
         entry = None if shelf is None else shelf.first()
         if entry is None:
-            return None
-        load, fetch_s = view.load, self._transfer_s(entry.task, view.worker)
-        if (
-            fetch_s > FETCH_S
-            and len(load.fetching) < load.threads
-            and load.free_in_s(now_s) <= max(fetch_s, MOST_LEAD_S) + self.planned_s
-        ):
-            return Choice(entry.task, view.worker, "prefetch")
+            if not self._is_plenty or len(load.fetching) >= load.threads or any(home in shelves for home in NOWHERE):
+                return None
+            choice = self._from_others(view, self._outlook(view, now_s), now_s)
+            if choice is None:
+                return None
+            entry = self._entries[choice.task]
+        fetch_s = self._transfer_s(entry.task, view.worker)
+        if fetch_s > FETCH_S and len(load.fetching) < load.threads:
+            early_s = load.free_in_s(now_s) - max(fetch_s, MOST_LEAD_S) - self.planned_s
+            if early_s <= 0.0:
+                return Choice(entry.task, view.worker, "prefetch")
+            self._wake(view, now_s + early_s)
         if fetch_s <= FETCH_S and load.free_threads > 0:
             return Choice(entry.task, view.worker, "local")
         return None
+
+    @property
+    def _is_plenty(self) -> bool:
+        """Whether there is twice as much as workers: who takes more than one now keeps nobody from work."""
+        return len(self._entries) >= 2 * len(self.views)
+
+    def _wake(self, view: WorkerView, at_s: float) -> None:
+        """Ask it then, should it not be asked before."""
+        if at_s < view.wakes_at_s:
+            view.wakes_at_s = at_s
+            self._serial += 1
+            heappush(self._alarms, (at_s + 1e-4, self._serial, view.worker))
 
     def wake_at_s(self) -> float | None:
         """When `choices` is worth asking again, though nothing has happened."""
@@ -290,6 +324,8 @@ class Placement(Books):
         if load.fetching:
             load.settle(now_s)
         if len(load.fetching) >= load.threads:  # they will need the threads as soon as their inputs are there
+            if self._is_plenty:
+                self._wake(view, min(given.arrives_at_s for given in load.fetching.values()))
             return False
         if load.free_threads > 0:
             return True
@@ -300,18 +336,18 @@ class Placement(Books):
         soon_s = load.free_in_s(now_s) - self.planned_s
         if soon_s <= 0.0:
             return True
-        if not load.waiting and now_s + soon_s < view.wakes_at_s:
-            view.wakes_at_s = now_s + soon_s
-            self._serial += 1
-            heappush(self._alarms, (now_s + soon_s + 1e-4, self._serial, view.worker))
+        if not load.waiting:
+            self._wake(view, now_s + soon_s)
         return False
 
     def _is_reserved(self, view: WorkerView) -> bool:
         """Whether nothing may wait there.
 
         It runs a task whose end lets a path go on that decides over the end of all; or it has run too few tasks for
-        anybody to know when it will be free.
+        anybody to know when it will be free; or some of its threads are to rest, which would begin at once what waits.
         """
+        if view.resting:
+            return True
         running = view.load.running.values()
         if view.seen < CERTAIN and any(given.p50_s > SHORT_S for given in running):
             return True
@@ -400,12 +436,12 @@ class Placement(Books):
             return None
         here_s = entry.cost.p50_s * view.factor
         home = self.views.get(entry.home)
-        if home is not None and home is not view and self._is_open(home.worker):
+        if home is not None and home is not view and home.load.held < home.load.threads and self._is_open(home.worker):
             there_s = entry.cost.p50_s * home.factor + self._wait_s(home, now_s)
             away_s = self.strategy.gravity * self._transfer_s(entry.task, view.worker)
             if away_s > 0.0 and view.worker not in home.sends:
                 away_s += max(home.sends_until_s - now_s, 0.0)
-            if here_s + away_s >= there_s:
+            if here_s + max(away_s, self._free_in_s(view, now_s)) >= there_s:
                 return there_s
         if outlook.faster_s == inf or here_s <= outlook.pool_s:
             return None

@@ -8,7 +8,7 @@ die, which is learned: in calm weather next to nothing is copied; after a death,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import exp
+from math import exp, expm1
 
 PRIOR_DEATHS, PRIOR_S = 1e-4, 100.0
 """Deaths, and seconds of one worker's life in which they fell, before any was seen: one in twelve days; and so weak a
@@ -66,6 +66,11 @@ def redo_s(took_s: float, inputs: Iterable[tuple[float, int]]) -> float:
     6.0
     """
     return took_s + sum(share_s / max(users, 1) for share_s, users in inputs)
+
+
+def least_share_s(rate: float) -> float:
+    """Results that stand for no more work are not worth a copy, however small they are and whoever wants them."""
+    return OVERHEAD_S / (SHARED * -expm1(-rate * WANTED_S))
 
 
 def is_worth_a_copy(share_s: float, nbytes: float, rate: float, bytes_per_s: float, *, is_wanted: bool) -> bool:

@@ -10,7 +10,8 @@ clones" (Dolly), NSDI 2013, for the budget: a small job may copy freely, since t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from math import ceil, erfc, inf, log, sqrt
+from math import ceil, erfc, exp, inf, log, sqrt
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 Key = Any
@@ -85,6 +86,8 @@ class Running(NamedTuple):
     """Predicted seconds of the longest chain that waits for its result (upward rank, without itself)."""
     slowness: float = 1.0
     """What it takes there, over what it would take on the fastest worker with a thread to spare."""
+    stuck_share: float = STUCK_SHARE
+    """For its function, where more is known of it."""
 
 
 class Offer(NamedTuple):
@@ -199,7 +202,8 @@ def _candidates(
         if task.copies >= rules.most_per_task:
             continue
         if is_overdue(now_s, task, rules):
-            yield min(remaining(now_s, each) for each in (task.original, task.copy) if each is not None), task, True
+            both = [each for each in (task.original, task.copy) if each is not None]
+            yield min(remaining(now_s, each, task.stuck_share) for each in both), task, True
         elif is_idle and task.copy is None and task.slowness > SLOWED:
             elapsed_s = now_s - task.original.since_s
             estimate = task.original.estimate
@@ -210,10 +214,13 @@ def _candidates(
 
 def is_overdue(now_s: float, task: Running, rules: Rules) -> bool:
     """Whether all executions of a task have outlived what was predicted, or are suspect."""
-    return _overdue(now_s, task.original, rules) and (task.copy is None or _overdue(now_s, task.copy, rules))
+    share = task.stuck_share
+    return _overdue(now_s, task.original, rules, share) and (
+        task.copy is None or _overdue(now_s, task.copy, rules, share)
+    )
 
 
-def _overdue(now_s: float, execution: Execution, rules: Rules) -> bool:
+def _overdue(now_s: float, execution: Execution, rules: Rules, stuck_share: float) -> bool:
     elapsed_s = now_s - execution.since_s
     if not elapsed_s > rules.floor_s:
         return False
@@ -221,15 +228,27 @@ def _overdue(now_s: float, execution: Execution, rules: Rules) -> bool:
         return True
     estimate = execution.estimate
     # A guess is no reason; and what few tasks say of a p99 is not much: one allows twice of it, seven a seventh more.
-    return estimate.samples > 0 and elapsed_s > estimate.p99_s * (1.0 + 1.0 / estimate.samples)
+    return estimate.samples > 0 and elapsed_s > limit_s(estimate, stuck_share) * (1.0 + 1.0 / estimate.samples)
 
 
-def remaining(now_s: float, execution: Execution) -> float:
+def limit_s(estimate: Estimate, stuck_share: float) -> float:
+    """Beyond which a task is as likely stuck as it is one of the healthy ones that take so long.
+
+    >>> round(limit_s(Estimate(1.0, 2.0, 4.0), 0.05), 2)
+    2.67
+    """
+    sigma = _sigma(estimate)
+    if stuck_share == STUCK_SHARE or sigma is None:
+        return estimate.p99_s
+    return estimate.p50_s * exp(NormalDist().inv_cdf(1.0 - stuck_share) * sigma)
+
+
+def remaining(now_s: float, execution: Execution, stuck_share: float = STUCK_SHARE) -> float:
     """Seconds that an execution is expected to go on, given that it has run so long.
 
     Either it is stuck: a heavy tail, where what has lasted t lasts as long again (the median of a Pareto tail of index
     1). Or it is one of the few healthy ones that take so long: those are about to end. How likely it is stuck follows
-    from how few healthy ones would be left (Bayes, from `STUCK_SHARE`). A suspected worker may never report it.
+    from how few healthy ones would be left (Bayes, from `stuck_share`). A suspected worker may never report it.
     """
     if execution.is_suspect:
         return inf
@@ -239,18 +258,24 @@ def remaining(now_s: float, execution: Execution) -> float:
         healthy_left, to_go_s = 1.0, estimate.p50_s - elapsed_s
     else:
         healthy_left, to_go_s = _survival(elapsed_s, estimate), 0.0
-    stuck = STUCK_SHARE / (STUCK_SHARE + (1.0 - STUCK_SHARE) * healthy_left)
+    stuck = stuck_share / (stuck_share + (1.0 - stuck_share) * healthy_left)
     return stuck * max(elapsed_s, estimate.p50_s) + (1.0 - stuck) * to_go_s
 
 
 def _survival(elapsed_s: float, estimate: Estimate) -> float:
     """Share of healthy executions that run longer; durations are log-normal, as their quantiles say."""
-    if not (0.0 < estimate.p50_s < estimate.p99_s < inf):
-        return 0.0
-    sigma = log(estimate.p99_s / estimate.p50_s) / Z99
-    if not sigma > 0.0:
+    sigma = _sigma(estimate)
+    if sigma is None:
         return 0.0
     return 0.5 * erfc(log(elapsed_s / estimate.p50_s) / (sigma * sqrt(2.0)))
+
+
+def _sigma(estimate: Estimate) -> float | None:
+    """Of the log of durations; None where they do not differ, or nothing is known."""
+    if not (0.0 < estimate.p50_s < estimate.p99_s < inf):
+        return None
+    sigma = log(estimate.p99_s / estimate.p50_s) / Z99
+    return sigma if sigma > 0.0 else None
 
 
 def _best(task: Running, offers: Sequence[Offer], taken: Collection[Worker]) -> Offer | None:

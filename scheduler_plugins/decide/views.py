@@ -37,6 +37,10 @@ class WorkerView:
     ends_s: float = 0.0
     """Sum of the times at which its tasks are thought to end."""
     is_hungry: bool = False
+    lost: int = 0
+    """Threads that run what is wanted no more."""
+    resting: int = 0
+    """Threads that are to have nothing to do: its host is hot."""
     seen: int = 0
     """Tasks that it has ended."""
     wakes_at_s: float = inf

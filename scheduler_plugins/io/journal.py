@@ -24,13 +24,14 @@ from swarm.errors import JournalError
 from swarm.story import Entry
 
 FILE = "journal.sqlite"
-SCHEMA_VERSION = 2
-"""2 has the stories of tasks."""
+SCHEMA_VERSION = 3
+"""2 has the stories of tasks, 3 what agents have changed."""
 APPLICATION_ID = 0x5357524D
 """`SWRM`: what `file` and `PRAGMA application_id` see."""
 
 KEPT_RUNS = 200
 KEPT_BYTES = 500_000_000
+KEPT_CHANGES = 10_000
 MOST_WAITING = 500_000
 """Entries that wait for the thread: 200 MB or so. A disk that is that far behind has failed."""
 BATCH_S = 0.25
@@ -58,8 +59,17 @@ CREATE TABLE tasks (
 """
 """Times are Unix seconds. `dependencies` is a JSON list of keys, and a key is its text, as Dask shows it. `story` is a
 JSON list of entries (`swarm.story`)."""
-_UPGRADE = "ALTER TABLE tasks ADD COLUMN story TEXT NOT NULL DEFAULT '[]'"
-"""From version 1."""
+_STORIES = "ALTER TABLE tasks ADD COLUMN story TEXT NOT NULL DEFAULT '[]'"
+_CHANGES = """
+CREATE TABLE changes (
+    at_s REAL NOT NULL, place TEXT NOT NULL, agent TEXT NOT NULL, what TEXT NOT NULL, details TEXT NOT NULL
+);
+CREATE INDEX changes_by_time ON changes (at_s);
+"""
+"""The audit trail of agents (`swarm.protocol.ChangeAudited`), of which the last are kept, whatever becomes of runs.
+`details` is a JSON object."""
+_STEPS = (_SCHEMA + _CHANGES, _STORIES + ";" + _CHANGES, _CHANGES)
+"""Version → what is missing in it."""
 
 _ALLOW = "let the user who runs this read and write the folder and the file"
 _ROOM = "make room"
@@ -97,6 +107,7 @@ _STATEMENTS = {
     " ON CONFLICT (run) DO UPDATE SET status = 'running', reason = '', ended_at_s = NULL",
     "workers": "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?, ?, ?)",
     "task": "INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    "change": "INSERT INTO changes VALUES (?, ?, ?, ?, ?)",
     "end": "UPDATE runs SET status = ?, reason = ?, ended_at_s = ? WHERE run = ?",
 }
 
@@ -170,6 +181,10 @@ class Journal:
     def run_ended(self, run: str, status: str, reason: str, at_s: float) -> None:
         self._put("end", (status, reason, at_s, run))
 
+    def change_audited(self, at_s: float, place: str, agent: str, what: str, details: Mapping[str, Any]) -> None:
+        """An agent changes something in the system, or a message was refused."""
+        self._put("change", (at_s, place, agent, what, details))
+
     def _put(self, kind: str, entry: tuple[Any, ...]) -> None:
         if self.error is not None:
             return
@@ -238,6 +253,9 @@ class Journal:
                     self._open.difference_update(row[3] for row in rows)
                     ended = True
                 database.executemany(_STATEMENTS[kind], itertools.chain.from_iterable(map(_ROWS[kind], rows)))
+                if kind == "change":
+                    oldest = "(SELECT max(rowid) FROM changes) - ?"
+                    database.execute(f"DELETE FROM changes WHERE rowid <= {oldest}", (KEPT_CHANGES,))  # noqa: S608 - ours
         if ended:
             self._make_room(database)
 
@@ -301,6 +319,11 @@ def _task_rows(entry: tuple[Any, ...]) -> Rows:
     )
 
 
+def _change_rows(entry: tuple[Any, ...]) -> Rows:
+    at_s, place, agent, what, details = entry
+    yield at_s, text(place), text(agent), text(what), _as_json(dict(details))
+
+
 _as_json = json.JSONEncoder(default=str).encode
 """As `json.dumps`, which would make an encoder each time; keys may be anything."""
 
@@ -309,6 +332,7 @@ _ROWS: Mapping[str, Callable[[tuple[Any, ...]], Rows]] = {
     "run": _as_it_is,
     "workers": _worker_rows,
     "task": _task_rows,
+    "change": _change_rows,
     "end": _as_it_is,
 }
 """Kind of entry → what makes rows of it."""
@@ -370,12 +394,10 @@ def _set_up(database: sqlite3.Connection, path: Path) -> None:
     database.isolation_level = None
     database.execute("BEGIN IMMEDIATE")  # another scheduler may be about to do the same
     version = check_schema(database, path)
+    for statement in filter(str.strip, "".join(_STEPS[version : version + 1]).split(";")):
+        database.execute(statement)
     if version == 0:
-        for statement in filter(str.strip, _SCHEMA.split(";")):
-            database.execute(statement)
         database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    elif version == 1:
-        database.execute(_UPGRADE)
     database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     database.execute("COMMIT")
     database.isolation_level = "DEFERRED"

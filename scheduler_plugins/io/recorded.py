@@ -137,6 +137,7 @@ def explain(path: Path, what: str, key: str) -> dict[str, Any]:
         task = _task(*columns)
         names = dict(database.execute("SELECT address, name FROM workers WHERE run = ?", (run,)))
         events = [named(entry) for entry in json.loads(told)]
+        changes = _changes(database, task.worker, [event["at_s"] for event in events]) if version >= 3 else []
     if not any(event["what"] == "done" for event in events):  # of an older swarm, or of Dask's own placement
         stop_s = None if task.start_s is None else task.start_s + task.compute_s
         end = ("done", stop_s or 0.0, task.worker, task.start_s, stop_s, task.transfer_s)
@@ -148,9 +149,28 @@ def explain(path: Path, what: str, key: str) -> dict[str, Any]:
         "state": "recorded",
         "inputs": len(task.dependencies),
         "events": events,
+        "changes": changes,
         "names": names,
         "of_runs": [run],
     }
+
+
+def _changes(database: sqlite3.Connection, worker: str, times_s: Sequence[float]) -> list[dict[str, Any]]:
+    """What agents changed on the host of a worker, from the first of some times to the last."""
+    if not times_s:
+        return []
+    rows = database.execute(
+        "SELECT at_s, place, agent, what, details FROM changes WHERE at_s BETWEEN ? AND ? ORDER BY at_s",
+        (min(times_s), max(times_s)),
+    )
+    names = ("at_s", "place", "agent", "what", "details")
+    found = [dict(zip(names, (*row, dict(json.loads(details))), strict=True)) for *row, details in rows]
+    return [change for change in found if _host_of(change["place"]) == _host_of(worker)]
+
+
+def _host_of(address: str) -> str:
+    """Of a Dask address, without the port."""
+    return address.rpartition("://")[2].rpartition(":")[0]
 
 
 def _no_task(database: sqlite3.Connection, run: str, key: str, found: Sequence[str]) -> UnknownKeyError:

@@ -74,18 +74,20 @@ class Fingerprint:
     shape: Shape
     strategy: str = ""
     elapsed_s: float = 0.0
+    work: str = ""
+    """What the bandit of strategies calls such work; empty where nobody chose."""
 
     def to_state(self) -> list[Any]:
         """Of plain types."""
         parts = [list(part) for part in self.parts]
-        return [self.run, self.name, parts, list(self.shape), self.strategy, self.elapsed_s]
+        return [self.run, self.name, parts, list(self.shape), self.strategy, self.elapsed_s, self.work]
 
     @classmethod
     def from_state(cls, state: Any) -> Fingerprint:
         """Raises ValueError or TypeError when it is not what `to_state` gave."""
-        run, name, parts, shape, strategy, elapsed_s = state
+        run, name, parts, shape, strategy, elapsed_s, *work = state  # there was no work before 0.2
         read = tuple(Part(str(f), int(tasks), float(s), float(nbytes)) for f, tasks, s, nbytes in parts)
-        return cls(str(run), str(name), read, Shape(*map(int, shape)), str(strategy), float(elapsed_s))
+        return cls(str(run), str(name), read, Shape(*map(int, shape)), str(strategy), float(elapsed_s), *map(str, work))
 
 
 def fingerprint(
@@ -95,6 +97,7 @@ def fingerprint(
     shape: Shape,
     strategy: str = "",
     elapsed_s: float = 0.0,
+    work: str = "",
 ) -> Fingerprint:
     """Of a run; `functions`: key prefix → tasks, seconds of all, bytes of all results."""
     parts = [
@@ -102,7 +105,7 @@ def fingerprint(
         for function, (tasks, total_s, nbytes) in functions.items()
     ]
     parts.sort(key=lambda part: (-part.tasks, part.function))
-    return Fingerprint(run, name, tuple(parts[:MOST_FUNCTIONS]), shape, strategy, elapsed_s)
+    return Fingerprint(run, name, tuple(parts[:MOST_FUNCTIONS]), shape, strategy, elapsed_s, work)
 
 
 def shape_of(dependencies: Mapping[Hashable, Collection[Hashable]]) -> Shape:
@@ -226,6 +229,12 @@ class Library:
             return None
         apart, number = min((distance(of, each), number) for number, each in enumerate(others))
         return Like(others[number], apart, apart <= self.threshold)
+
+    def alike(self, of: Fingerprint) -> list[Like]:
+        """All other runs that are close, the nearest first."""
+        others = ((distance(of, each), each) for each in reversed(self._runs) if each.run != of.run)
+        close = [Like(each, apart, True) for apart, each in others if apart <= self.threshold]
+        return sorted(close, key=lambda like: like.distance)
 
     @property
     def threshold(self) -> float:

@@ -99,16 +99,23 @@ class StrategyBandit:
     def __len__(self) -> int:
         return len(self._works)
 
-    def choose(self, work: str, arms: Sequence[str]) -> str:
+    def choose(self, work: str, arms: Sequence[str], advised: str | None = None) -> str:
         """The arm for the next busy period with such work.
 
         New work runs by the default at first. Then the arms take turns, until each has been tried; so what changes
         in the cluster meanwhile is not put down to one of them.
+
+        Parameters
+        ----------
+        advised
+            What did best with other work that is like it. Until that is retired, no other is tried beside the default.
         """
         known = self._of(work)
         default, *rivals = arms[:MOST_ARMS]
         for gone in known.rewards.keys() - set(arms):
             known.drop(gone)
+        if advised is not None and advised not in known.retired:
+            rivals = [arm for arm in rivals if arm == advised]
         open_: list[int | str] = [default, *(arm for arm in rivals if arm not in known.retired)]
         if len(open_) == 1 or known.seen < WARM_UP:
             return default
@@ -143,6 +150,14 @@ class StrategyBandit:
 
     def is_retired(self, work: str, arm: str) -> bool:
         return work in self._works and arm in self._works[work].retired
+
+    def best(self, work: str) -> str | None:
+        """The arm that did best, of those that were tried often enough; None where nothing was compared."""
+        known = self._works.get(work)
+        tried = [] if known is None else [arm for arm, each in known.rewards.items() if len(each) >= BURN_IN]
+        if known is None or len(tried) < 2:
+            return None
+        return max((arm for arm in tried if arm not in known.retired), key=lambda arm: known.belief(arm).mu)
 
     def tries(self, work: str) -> dict[str, int]:
         """Arm → busy periods that count."""

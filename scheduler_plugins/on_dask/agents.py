@@ -13,7 +13,7 @@ from scheduler_plugins.decide.agents import SCHEDULER, Group, Member, Plan, Regi
 from swarm.agents.home import Home
 from swarm.channels.across_hosts import outcome_of
 from swarm.channels.communicator import Communicator, Whereabouts
-from swarm.channels.messages import ANSWER, decode, encode
+from swarm.channels.messages import ANSWER, Message, decode, encode
 from swarm.errors import AgentDefinitionError, AgentError, AgentFailedError, SwarmError, UnknownAgentError
 from swarm.protocol import AGENTS, AgentChanged, ChangeAudited, Event
 
@@ -70,6 +70,8 @@ class Agents:
         self.token = secrets.token_bytes(32)
         """What processes of this swarm know each other by."""
         self.home = Home(scheduler, self)
+        self.hear: Callable[[Message], None] | None = None
+        """Takes what agents send to the scheduler itself."""
         self.handlers: dict[str, Callable[..., Any]] = {
             "swarm_create_agent": self.create_agent,
             "swarm_destroy_agent": self.destroy_agent,
@@ -195,7 +197,7 @@ class Agents:
         for agent in (*plan.lost, *(agent for agent, _ in plan.stops)):
             self._forget(agent)
         for agent in plan.lost:
-            self._tell_change(agent, "", "", "lost", "its worker is gone; it is started again elsewhere")
+            self._tell_change(agent, "", "", "lost", "its worker is gone; it is started again where it may be")
         await asyncio.gather(*(self._stop(agent, place) for agent, place in plan.stops))
         await asyncio.gather(*map(self._start, plan.starts))
         return plan
@@ -278,7 +280,7 @@ class Agents:
                 member.state, member.reason = state, reason
             if isinstance(restarts, int):
                 member.restarts = restarts
-        self._tell_change(agent, kind, place, state, reason, restarts if isinstance(restarts, int) else 0, at_s)
+        self._tell_change(agent, kind, place, state, reason, member.restarts if member is not None else 0, at_s)
 
     def _tell_change(
         self, agent: str, kind: str, place: str, state: str, reason: str, restarts: int = 0, at_s: float | None = None
@@ -293,6 +295,8 @@ class Agents:
     async def find(self, agent: str) -> Whereabouts:
         """As `Registrar`, for the communicator of the scheduler itself."""
         if agent in (CLIENT, SCHEDULER):
+            if agent == SCHEDULER and self.home.communicator is None:
+                await self._communicator()  # or there would be nobody to take the message
             return Whereabouts(agent, agent, self.home.id, self._scheduler.address, "", "")
         deadline_s = time.monotonic() + PATIENCE_S
         while self.registry.is_starting(agent) and time.monotonic() < deadline_s:  # noqa: ASYNC110 - rare, and short
@@ -316,6 +320,7 @@ class Agents:
     async def _communicator(self) -> Communicator:
         communicator = await self.home.open(self._settings, self.token)
         communicator.aliases |= {CLIENT, SCHEDULER}
+        communicator.hear = self.hear
         return communicator
 
     async def send_message(self, frame: bytes, timeout_s: float) -> Reply:
@@ -374,4 +379,9 @@ def _summary(member: Member) -> dict[str, Any]:
 
 
 def _plain(details: Mapping[str, Any]) -> dict[str, float | int | str | None]:
-    return {str(k): v if v is None or isinstance(v, int | float | str) else str(v) for k, v in details.items()}
+    def plain(value: Any) -> float | int | str | None:
+        if isinstance(value, list | tuple):
+            return ",".join(map(str, value))
+        return value if value is None or isinstance(value, int | float | str) else str(value)
+
+    return {str(name): plain(value) for name, value in details.items()}

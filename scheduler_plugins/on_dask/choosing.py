@@ -78,6 +78,8 @@ class Choosing:
         Where strategies and what became of them are kept; None: nowhere, and the default is always used.
     on_failure
         Is told what went wrong beside the event loop.
+    on_chosen
+        Is told the name of the strategy of each busy period in which there is a choice, and None when it is over.
     tune_when_idle
         Whether recorded runs are tuned on by a child process while the cluster is idle.
     """
@@ -89,12 +91,19 @@ class Choosing:
         log: BoundLogger,
         folder: Path | None,
         on_failure: Callable[[Exception], None],
+        on_chosen: Callable[[str | None], None] = lambda _: None,
         *,
         tune_when_idle: bool = False,
     ) -> None:
         self.episodes = 0
         """Busy periods that have taught something."""
         self.episode: Episode | None = None
+        self.work = ""
+        """What kind of work the last busy period had, as the bandit calls it."""
+        self.by_advice = 0
+        """Busy periods that began with advice."""
+        self._advised: dict[str, str] = {}
+        """Work → the arm to try first."""
         self.found = Found()
         self.bandit: StrategyBandit | None = None
         self._scheduler = scheduler
@@ -102,6 +111,7 @@ class Choosing:
         self._log = log
         self._folder = folder
         self._on_failure = on_failure
+        self._on_chosen = on_chosen
         self._strategies = None if folder is None else Strategies(folder)
         self._choices = None if folder is None else Choices(folder)
         self._tuning = IdleTuning(folder, log) if folder is not None and tune_when_idle else None
@@ -142,6 +152,7 @@ class Choosing:
 
     def _use_default(self) -> None:
         self.episode = None
+        self._on_chosen(None)
         if self._placing.is_installed:
             self._placing.placement.strategy = DEFAULT
 
@@ -163,15 +174,34 @@ class Choosing:
 
     def _begin(self, tasks: Collection[Key], bandit: StrategyBandit) -> None:
         print_ = fingerprint(self._functions(tasks))
+        threads = self._scheduler.total_nthreads
+        self.work = work = f"{print_} on 2^{round(log2(max(threads, 1)))} threads"
         arms = {USUAL: DEFAULT} | {arm_of(each): each for each in self.found.for_work(print_)}
+        advised = self._advised.get(work)
+        if advised is not None and (strategy := self._found(advised)) is not None:
+            arms.setdefault(advised, strategy)
+            self.by_advice += 1
         if len(arms) == 1:
             return
-        threads = self._scheduler.total_nthreads
-        work = f"{print_} on 2^{round(log2(max(threads, 1)))} threads"
-        arm = bandit.choose(work, list(arms))
+        arm = bandit.choose(work, list(arms), advised)
         self._placing.placement.strategy = arms[arm]
         self.episode = Episode(work, arm, time.monotonic(), self._placing.done_s, threads)
+        self._on_chosen(arm)
         self._log.info("strategy_chosen", strategy=arm, work=self.found.names.get(print_, print_), threads=threads)
+
+    def advise(self, work: str, arm: str | None) -> str:
+        """Try this arm first with such work; None: as usual. Returns why not, if it can't be."""
+        if arm is None:
+            return "" if self._advised.pop(work, None) is not None else "nothing was advised"
+        if self._found(arm) is None:
+            return f"strategy {arm} is not known (any more)"
+        self._advised[work] = arm
+        return ""
+
+    def _found(self, arm: str) -> Strategy | None:
+        """What `swarm tune` has found for any work, or the default."""
+        every = (each for strategies in self.found.of.values() for each in strategies)
+        return DEFAULT if arm == USUAL else next((each for each in every if arm_of(each) == arm), None)
 
     def _functions(self, tasks: Collection[Key]) -> dict[str, int]:
         """How many tasks of which function are to be done; from the groups that Dask counts."""

@@ -1,7 +1,7 @@
 """What tasks will cost, on which worker: Dask's tasks and workers on one side, the cost model on the other.
 
 The model is made beside the event loop, and until it is there Dask's own averages answer, and what has finished waits.
-River, whose import takes a second, joins it when the first work is done.
+River, whose import takes a second, joins it while nothing runs: as a rule before the first work comes.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ class Estimates:
     def tick(self, now_s: float, *, is_idle: bool = True) -> None:
         """To be called about once a second, with a clock that only goes forward.
 
-        River is imported when the cluster is idle again, or half a minute after the start: that takes a second of a
-        core, and the first tasks can do without.
+        River is imported when the cluster is idle, as it is before the first tasks, or half a minute after the start:
+        that takes a second of a core, and the first tasks can do without.
         """
         costs = self._costs
         passed_s, self._ticked_at_s = now_s - self._ticked_at_s, now_s
@@ -191,7 +191,7 @@ class Estimates:
             return
         if not costs.has_river:
             self._began_s = min(self._began_s, now_s)
-            if not self._imports and ((is_idle and len(costs)) or now_s - self._began_s > RIVER_BY_S):
+            if not self._imports and (is_idle or now_s - self._began_s > RIVER_BY_S):
                 self._imports = True
                 asyncio.get_running_loop().run_in_executor(self._beside, _import_river).add_done_callback(
                     self._on_river
@@ -245,6 +245,10 @@ class Estimates:
         return self._renewed(ts, seen)
 
     def _renewed(self, ts: TaskState, seen: Seen) -> Estimate:
+        if not seen.stands and (kind := seen.kind) is not None and kind.is_alike and kind.stand is not None:
+            seen = self._tasks[ts] = kind.stand  # it was read before arguments were known not to matter
+            if seen.function is not None and seen.version == seen.function.version:
+                return seen.estimate  # type: ignore[return-value] # there is one where there is a version
         function = None if self._costs is None else self._costs.function(seen.key)
         if function is not None and seen.stands and not seen.kind.is_alike:  # type: ignore[union-attr] # it has one
             seen.kind.dissolve()  # type: ignore[union-attr] # it stood for all as long as nothing was known

@@ -61,7 +61,8 @@ class Explaining:
             facts = await self._of_task(key)
         facts["at_s"] = time.time()
         facts["placement_off"] = why_not
-        facts["names"] = {state.address: str(state.name) for state in self._scheduler.workers.values()}
+        dead = {address: death["name"] for address, death in self._mind.deaths.records.items()}
+        facts["names"] = dead | {state.address: str(state.name) for state in self._scheduler.workers.values()}
         return facts
 
     # -- what is meant ---------------------------------------------------------------------------------------------
@@ -103,7 +104,7 @@ class Explaining:
         workers = [str(state.name) for state in self._scheduler.workers.values()]
         prefixes = [str(name) for name in islice(self._scheduler.task_prefixes, SIMILAR)]
         error = await asyncio.to_thread(UnknownKeyError.about, what, [*similar, *workers], prefixes)
-        raise UnknownKeyError(f"{error}; the scheduler remembers the last {self._mind.why.kept:,} tasks that are over")
+        raise UnknownKeyError(f"{error} (the last {self._mind.why.kept:,} tasks that are over are remembered)")
 
     # -- a task ----------------------------------------------------------------------------------------------------
 

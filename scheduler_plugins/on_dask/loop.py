@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from swarm.protocol import (
     TOPIC,
     ActionRefused,
+    AdviceHeard,
     AgentRefused,
     AlertRaised,
     ClusterSampled,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from scheduler_plugins.on_dask.guard import Guard
     from swarm.dashboard.view_model import ViewModel
 
-READINGS = (TelemetryArrived, ClusterSampled, RunProgressed)
+READINGS = (TelemetryArrived, ClusterSampled, RunProgressed, AdviceHeard)
 """Events that come all the time: folded into the view, but neither logged nor published nor kept."""
 WARNINGS = (
     AlertRaised,

@@ -78,7 +78,13 @@ class Mind:
             scheduler, self.estimates, self._on_failure, self.why.chosen, self._on_recall, self._fits
         )
         self.choosing = Choosing(
-            scheduler, self.placing, log, folder, self._on_strategy_failure, tune_when_idle=tune_when_idle
+            scheduler,
+            self.placing,
+            log,
+            folder,
+            self._on_strategy_failure,
+            self._on_strategy,
+            tune_when_idle=tune_when_idle,
         )
         self.held = HeldThreads(scheduler, self._on_held, self._on_held_failure)
         rng = Random(0)  # noqa: S311 - how long tasks rest is no secret
@@ -188,6 +194,9 @@ class Mind:
         self._guard.failed(COPIES, error if isinstance(error, Exception) else RuntimeError(repr(error)))
         if not self._guard.is_on(COPIES):
             self.speculating.copies.uninstall()
+
+    def _on_strategy(self, name: str | None) -> None:
+        self.why.strategy = name
 
     def _on_strategy_failure(self, error: Exception) -> None:
         self._guard.failed(STRATEGY, error)

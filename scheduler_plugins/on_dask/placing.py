@@ -19,7 +19,7 @@ from distributed.stealing import WorkStealing
 from scheduler_plugins.decide.balance import overdue
 from scheduler_plugins.decide.lateness import Lateness
 from scheduler_plugins.decide.load import Given
-from scheduler_plugins.decide.placement import Choice, Placement
+from scheduler_plugins.decide.placement import LOCAL_RATIO, Choice, Placement
 from scheduler_plugins.decide.ranks import Ranks
 from scheduler_plugins.decide.shelves import ANYWHERE, ROOTS, Cost
 from scheduler_plugins.decide.speculate import SLOWED
@@ -41,8 +41,6 @@ SLICE_S = 0.001
 """Longest that ranking holds up the event loop at a time."""
 HOLD_S = 0.02
 """Longest that a graph waits for its tasks to be ranked, before the first are given to workers."""
-LOCAL_RATIO = 0.05
-"""Share of its duration that the transfer of a task's inputs must take for them to decide where it goes."""
 MOST_INPUTS, MOST_HOLDERS = 64, 8
 """Inputs of a task, and holders of one input, that are looked at."""
 ELSEWHERE = "elsewhere"
@@ -140,6 +138,8 @@ class Placing:
         self._estimate: Estimate | None = None
         """The last of which the cost was asked."""
         self._cost: Cost
+        self.late_ratio = 1.0
+        """Of its p99, from which on a running task counts as late."""
         self.leaving: Collection[WorkerState] = ()
         """Workers that will soon be gone, by whoever drains them."""
 
@@ -163,7 +163,7 @@ class Placing:
             transfer_s=self.transfer_s,
             remaining_s=lambda: self.ranks.remaining_s,
             is_open=self._is_open,
-            fits=self._fits,
+            fits=self._may_have,
         )
         for worker in scheduler.workers.values():
             self._join(worker)
@@ -263,6 +263,12 @@ class Placing:
         """Whether a worker may be given tasks: Dask says so, and it answers."""
         return worker in self.scheduler.running and worker not in self.leaving and not self.recalls.is_silent(worker)
 
+    def _may_have(self, task: TaskState, worker: WorkerState) -> bool:
+        """Whether a worker may be given a task now: what cannot be taken back any more must not wait there."""
+        if self.recalls.is_spent(task) and self.placement.views[worker].load.free_threads <= 0:
+            return False
+        return self._fits(task, worker)
+
     def _join(self, worker: WorkerState) -> None:
         self.placement.join(worker, worker.nthreads)
         self._rate(worker)
@@ -349,6 +355,15 @@ class Placing:
         """A ready task may not run yet."""
         self.placement.unready(task)
 
+    def rest(self, worker: WorkerState, threads: int) -> bool:
+        """So many threads of a worker are to have nothing to do. Whether that is new."""
+        view = self.placement.views.get(worker)
+        if view is None or view.resting == threads:
+            return False
+        self.placement.rest(worker, threads, time.time())
+        self._call_soon()
+        return True
+
     def let_go(self, task: TaskState) -> None:
         """It may."""
         self._ready(task)
@@ -397,7 +412,7 @@ class Placing:
                 self._know(given, worker, elapsed_s)
             if elapsed_s > given.p50_s:
                 self.estimates.running_for(given.task, worker.address, elapsed_s)
-            if view.factor > SLOWED * idle_factor or (given.is_known and elapsed_s > given.p99_s):
+            if view.factor > SLOWED * idle_factor or (given.is_known and elapsed_s > self.late_ratio * given.p99_s):
                 late.append((given, worker))
         self._rate(worker)
         for task in self._back(view, now_s):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -15,6 +15,7 @@ from scheduler_plugins.decide.controller import Controller
 from scheduler_plugins.decide.faults import Rules
 from scheduler_plugins.decide.limits import Limit
 from scheduler_plugins.on_dask import agents, observe, selftest
+from scheduler_plugins.on_dask.advised import Advised
 from scheduler_plugins.on_dask.agents import Agents
 from scheduler_plugins.on_dask.detecting import Detecting
 from scheduler_plugins.on_dask.draining import Draining
@@ -25,7 +26,7 @@ from scheduler_plugins.on_dask.guard import Guard
 from scheduler_plugins.on_dask.loop import ControlLoop
 from scheduler_plugins.on_dask.membership import Membership
 from scheduler_plugins.on_dask.mind import FAULTS, PART, Mind
-from scheduler_plugins.on_dask.pacing import Pacing
+from scheduler_plugins.on_dask.pacing import Erring, Pacing
 from scheduler_plugins.on_dask.recording import Recording
 from scheduler_plugins.on_dask.runs import Key, Runs
 from scheduler_plugins.on_dask.scaling import Scaling
@@ -34,6 +35,7 @@ from swarm.config import Layer, Resolved, resolve
 from swarm.dashboard.view_model import ViewModel
 from swarm.errors import ProtocolError, RunFailedError, UnknownKeyError
 from swarm.protocol import SCHEMA_VERSION, Event, PartDisabled, RunStatus, WorkerLeft, to_wire
+from swarm.telemetry import prometheus
 from swarm.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -91,12 +93,13 @@ class SwarmPlugin(SchedulerPlugin):
         self.finished = 0
         self.erred = 0
         self.malformed = 0
+        self.enactor = Enactor(scheduler)
         self.loop = ControlLoop(
-            scheduler, Controller(self.resolved.settings), Enactor(scheduler), self.view, self.guard, self.log
+            scheduler, Controller(self.resolved.settings), self.enactor, self.view, self.guard, self.log
         )
         settings = self.resolved.settings
         self.members = Membership(scheduler, self.resolved, self.loop.take, self._on_hello)
-        self.agents = Agents(scheduler, self.members, settings, self.loop.take)
+        self.agents = Agents(scheduler, self.members, settings, lambda event: self._take([event]))
         url = settings.result_store or (folder and f"{folder}/results")
         self.durable = Durable(scheduler, self.guard, self.members, self.runs, url, settings.result_quota)
         limit = Limit(settings.task_timeout, settings.task_retries, settings.task_backoff)
@@ -120,8 +123,11 @@ class SwarmPlugin(SchedulerPlugin):
             detecting=self.detecting,
             tune_when_idle=settings.tune_when_idle,
         )
+        self.advised = Advised(scheduler, self.members, self.mind, self.loop.take)
+        self.enactor.advised, self.agents.hear = self.advised, self.advised.hear
         self.draining = Draining(scheduler, self.mind, self.loop.take)
         self.pacing = Pacing(scheduler, self.mind)
+        self.erring = Erring(scheduler)
         self.scaling = Scaling(scheduler, self.mind, self.draining, self._on_scaling_failure)
         for feature, reason in selftest.missing(scheduler).items():
             self.guard.switch_off(feature, reason)
@@ -169,6 +175,10 @@ class SwarmPlugin(SchedulerPlugin):
         self._period_s = min(1.0, self.resolved.settings.monitoring_interval)
         self._cycle = PeriodicCallback(self._on_cycle, self._period_s * 1000)
         self._cycle.start()
+        self._end_metrics = [
+            prometheus.connect("scheduler", self._metrics),
+            prometheus.connect("home", lambda: prometheus.of_home(self.agents.home)),
+        ]
         self.page: Page | None = None
         if self.guard.is_on("dashboard"):
             with self.guard("dashboard"):
@@ -181,6 +191,8 @@ class SwarmPlugin(SchedulerPlugin):
             return
         self._is_running = False
         self._cycle.stop()
+        for end in self._end_metrics:
+            end()
         self.detecting.stop()
         self.scaling.uninstall()
         self.draining.stop()
@@ -273,6 +285,8 @@ class SwarmPlugin(SchedulerPlugin):
         """Called for every transition of every task."""
         if self.mind.is_on:
             self.mind.transition(key, start, finish, kwargs)
+        if start == "processing":
+            self.erring.transition(key, finish, kwargs)
         if finish == "memory":
             if start == "processing":
                 self.finished += 1
@@ -351,7 +365,8 @@ class SwarmPlugin(SchedulerPlugin):
                 self.agents.look()
         if self.guard.is_on("forecast"):
             with self.guard("forecast"):
-                self._take(self.pacing.look(time.time()))
+                now_s = time.time()
+                self._take([*self.pacing.look(now_s), *self.erring.look(now_s)])
         if self.runs.by_key and self.guard.is_on("runs"):
             with self.guard("runs"):
                 processing: dict[str, int] = {}
@@ -381,6 +396,9 @@ class SwarmPlugin(SchedulerPlugin):
                 with self.guard("journal"):
                     self.recording.on_event(event)
 
+    def _metrics(self) -> Iterator[Any]:
+        return prometheus.of_scheduler(self.agents.registry.members.values(), self.view.lost)
+
     # -- handlers: what clients ask ----------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
@@ -395,6 +413,7 @@ class SwarmPlugin(SchedulerPlugin):
             "failures": dict(self.guard.failures),
             "off": dict(self.guard.off),
             "malformed_telemetry": self.malformed,
+            "by_advice": self.advised.counts(),
             "journal": str(self.recording.journal.path) if self.recording else None,
             **self.view.state(time.time()),
         }

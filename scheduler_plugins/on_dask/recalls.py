@@ -72,7 +72,7 @@ class Recalls:
 
     def ask(self, task: TaskState, worker: WorkerState, now_s: float) -> None:
         """Ask a worker to let a task go that waits there; nothing happens when that was done before."""
-        if task in self._asked or self._moves.get(task, 0) >= MOST_MOVES or task.processing_on is not worker:
+        if task in self._asked or self.is_spent(task) or task.processing_on is not worker:
             return
         if task in self._kept and self._kept[task] == task.run_id:
             return
@@ -86,6 +86,10 @@ class Recalls:
             return  # the worker is leaving, and its tasks come back by themselves
         self._asked[task] = _Asked(worker, task.run_id, now_s, stimulus_id)
         self._tell("asked back", task, worker)
+
+    def is_spent(self, task: TaskState) -> bool:
+        """Whether a task was taken back so often that it is left where it goes next."""
+        return self._moves.get(task, 0) >= MOST_MOVES
 
     def _on_response(self, *, key: Any, state: str | None, stimulus_id: str, worker: str | None = None) -> None:
         task = self._scheduler.tasks.get(key)

@@ -1,4 +1,4 @@
-"""What happens in runs, handed to the journal."""
+"""What happens in runs, and what agents change, handed to the journal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import swarm
 from scheduler_plugins.io.journal import Journal
-from swarm.protocol import Event, RunEnded, RunSubmitted, WorkerJoined
+from swarm.protocol import ChangeAudited, Event, RunEnded, RunSubmitted, WorkerJoined
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Recording:
     """Keeps the journal of the runs that swarm knows; all on the scheduler's event loop.
 
-    Opens nothing before the first run, so that a scheduler of plain work keeps no file.
+    Opens nothing before the first run or change, so that a scheduler of plain work keeps no file.
     """
 
     def __init__(self, scheduler: Scheduler, runs: Runs, folder: str) -> None:
@@ -41,6 +41,8 @@ class Recording:
             case WorkerJoined():
                 for run in self._under_way:
                     self.journal.workers_take_part(run, (self._scheduler.workers[event.worker],))
+            case ChangeAudited():
+                self.journal.change_audited(event.at_s, event.place, event.agent, event.what, event.details)
 
     def on_task_finished(
         self,

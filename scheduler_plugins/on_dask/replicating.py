@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from scheduler_plugins.decide.replicas import Hazard, is_worth_a_copy, redo_s
+from scheduler_plugins.decide.replicas import Hazard, is_worth_a_copy, least_share_s, redo_s
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -45,6 +45,8 @@ class Replicating:
         self._hazard = Hazard()
         self._looked_s: float | None = None
         self._share_s: dict[TaskState, float] = {}
+        self._least_s = 0.0
+        """Results that stand for less work are worth no copy, as of the last look."""
         self._due: dict[TaskState, None] = {}
         self._kept: set[TaskState] = set()
         self._held: dict[TaskState, list[TaskState]] = {}
@@ -61,9 +63,11 @@ class Replicating:
         """Whether anything is or will be copied."""
         return bool(self._due or self._kept or self._held)
 
-    def _is_stormy(self) -> bool:
-        """Whether workers die so often that a second of work is worth a copy."""
-        return is_worth_a_copy(1.0, 0.0, self._hazard.rate, self._scheduler.bandwidth, is_wanted=False)
+    def _weigh(self) -> None:
+        """Workers die more or less often than they did. In a storm, a second of work is worth a copy."""
+        rate = self._hazard.rate
+        self._least_s = least_share_s(rate)
+        self.is_stormy_now = is_worth_a_copy(1.0, 0.0, rate, self._scheduler.bandwidth, is_wanted=False)
 
     # -- told ----------------------------------------------------------------------------------------------------------
 
@@ -109,14 +113,18 @@ class Replicating:
 
     def finished(self, task: TaskState, took_s: float) -> None:
         """A task has a result. O(inputs)."""
-        shares = self._share_s
-        inputs = (
-            (shares.get(need, 0.0), len(need.dependents or ()))
-            for need in list(task.dependencies)[:MOST_INPUTS]
-            if not self._is_wanted(need)
-        )
-        share_s = shares[task] = redo_s(took_s, inputs) if task.dependencies else took_s
-        if self._is_worth(task, share_s):
+        shares, share_s = self._share_s, took_s
+        if task.dependencies:
+            share_s = redo_s(
+                took_s,
+                (
+                    (shares.get(need, 0.0), len(need.dependents or ()))
+                    for need in list(task.dependencies)[:MOST_INPUTS]
+                    if not self._is_wanted(need)
+                ),
+            )
+        shares[task] = share_s
+        if share_s > self._least_s and self._is_worth(task, share_s):
             self._due[task] = None
 
     def left_memory(self, task: TaskState) -> None:
@@ -131,7 +139,7 @@ class Replicating:
     def died(self) -> None:
         """A worker has died that was not meant to: what was safe enough may be so no more."""
         self._hazard.died()
-        self.is_stormy_now = self._is_stormy()
+        self._weigh()
         for task in list(self._share_s)[-MOST_LOOKED_AT:]:
             if task.state == "memory" and self._is_worth(task, self._share_s[task]):
                 self._due[task] = None
@@ -155,7 +163,7 @@ class Replicating:
         if self._looked_s is not None:
             self._hazard.passed(now_s - self._looked_s, len(self._scheduler.workers))
         self._looked_s = now_s
-        self.is_stormy_now = self._is_stormy()
+        self._weigh()
         for task in [task for task in self._held if self._is_safe(task)]:
             self._let_go(task)
         if self._due and len(self._scheduler.running) > 1:

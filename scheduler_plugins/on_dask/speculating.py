@@ -11,6 +11,7 @@ from scheduler_plugins.decide.placement import Placement
 from scheduler_plugins.decide.shelves import Cost
 from scheduler_plugins.decide.speculate import (
     DEFAULT,
+    STUCK_SHARE,
     Budget,
     Estimate,
     Execution,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from scheduler_plugins.on_dask.estimates import Estimates
     from scheduler_plugins.on_dask.why import Why
 
+EARLY = 0.4
+"""Of its p99, from which on a task is looked at where many are stuck: `limit_s` decides."""
 MOST_OFFERS = 8
 """Workers that are compared for one copy, the fastest with a thread to spare."""
 
@@ -78,6 +81,22 @@ class Speculating:
         self.copies = Copies(scheduler, on_failure, held=held, on_took_over=self._took_over, on_end=self._ended)
         self._count: dict[TaskState, int] = {}
         """Copies that each task has had."""
+        self._shares: dict[str, float] = {}
+        """Function → share of executions that are stuck, by advice."""
+        self.by_advice = 0
+        """Copies begun of tasks of such functions."""
+
+    @property
+    def late_ratio(self) -> float:
+        """Of its p99, from which on a task may be late."""
+        return EARLY if any(share > STUCK_SHARE for share in self._shares.values()) else 1.0
+
+    def advise(self, function: str, share: float | None) -> bool:
+        """So many executions of a function are stuck, or None: as usual. Whether anything else was thought before."""
+        if share is None:
+            return self._shares.pop(function, None) is not None
+        before, self._shares[function] = self._shares.get(function), share
+        return before != share
 
     def forget(self, task: TaskState) -> None:
         if self._count:
@@ -128,6 +147,7 @@ class Speculating:
                 self.copies.give_up(copy.key)
             if self.copies.begin(task, worker):
                 self._count[task] = self._count.get(task, 0) + 1
+                self.by_advice += task.prefix.name in self._shares
                 first = by_key[copy.key].original
                 source = self._scheduler.workers[copy.source]
                 estimate = first.estimate
@@ -156,7 +176,8 @@ class Speculating:
         slowness = 1.0
         if fastest is not None:
             slowness = self._estimates.factor(task, worker) / self._estimates.factor(task, fastest)
-        return Running(task.key, original, copy, self._count.get(task, 0), given.tail_s, slowness)
+        share = self._shares.get(task.prefix.name, STUCK_SHARE) if self._shares else STUCK_SHARE
+        return Running(task.key, original, copy, self._count.get(task, 0), given.tail_s, slowness, share)
 
     def _estimate(self, task: TaskState, worker: WorkerState) -> Estimate:
         known, factor = self._estimates.of(task), self._estimates.factor(task, worker)

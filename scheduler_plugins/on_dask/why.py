@@ -57,6 +57,8 @@ class Why:
         self.kept = kept
         self._most = kept + BATCH
         self.is_on = True
+        self.strategy: str | None = None
+        """By which tasks are placed; None where there is no choice."""
         self._estimates = estimates
         self._on_failure = on_failure
         self._open: dict[Key, list[Entry]] = {}
@@ -105,7 +107,7 @@ class Why:
             for each in (task, *more):
                 if each.prefix is not prefix:
                     prefix = each.prefix
-                    entry = ("given", now_s, worker.address, rule, *self._estimates.told(each, worker))
+                    entry = ("given", now_s, worker.address, rule, *self._estimates.told(each, worker), self.strategy)
                 (self._open.get(each.key) or self._story(each.key)).append(entry)
         except Exception as error:  # noqa: BLE001 - whoever listens counts it
             self._on_failure(error)

@@ -19,7 +19,7 @@ from swarm.agents.life.supervisor import Supervisor
 from swarm.agents.spec import AgentSpec, unpack_state
 from swarm.agents.watch.process_state import identity
 from swarm.channels.acl import AccessRules
-from swarm.channels.across_hosts import FULL, TAKEN, DaskCarrier, outcome_of
+from swarm.channels.across_hosts import FULL, TAKEN, Arrivals, DaskCarrier, outcome_of
 from swarm.channels.communicator import Carrier, Communicator, Registrar, Whereabouts, error_of
 from swarm.channels.folder import station_folder
 from swarm.channels.handshake import ID_BYTES
@@ -30,6 +30,7 @@ from swarm.errors import (
     AgentError,
     AgentFailedError,
     ChannelError,
+    ChannelFullError,
     ForbiddenMessageError,
     MessageError,
     SwarmError,
@@ -42,6 +43,8 @@ PATIENCE_S = 10.0
 """For an answer of the scheduler to where an agent is."""
 BUSY = 100
 """Messages per second on a channel that make shared memory worth it."""
+ROOM_S = 10.0
+"""A frame waits for room in its mailbox for so long, then is asked about again: its recipient may have moved."""
 MAX_REPORT_BYTES = 1 << 20
 """Of the states that go with one heartbeat; what does not fit goes with a later one."""
 
@@ -90,6 +93,9 @@ class StationCarrier:
     def reaches(self, to: Whereabouts) -> bool:
         return bool(to.socket) and to.host == self._host
 
+    def send_now(self, to: Whereabouts, frame: bytes, priority: Priority) -> bool:
+        return self._station.send_now(to.station, frame, priority)
+
     async def send(self, to: Whereabouts, frame: bytes, priority: Priority, timeout_s: float) -> None:
         await self._station.send(to.socket, to.station, frame, priority, timeout_s)
 
@@ -113,6 +119,7 @@ class Home:
         self._opening = asyncio.Lock()
         self._is_closed = False
         self._reported: dict[str, Reported] = {}
+        self._arrivals = Arrivals(self._take)
         self.id = secrets.token_hex(ID_BYTES)
         """Of this process, among all of the swarm."""
         self.host = ""
@@ -233,9 +240,13 @@ class Home:
 
     # -- messages -----------------------------------------------------------------------------------------------------
 
-    async def message(self, station: str, frames: Sequence[bytes]) -> list[Any]:
-        """Frames from another process over Dask: for each `taken`, `full`, or an error."""
-        return [await self._take(station, frame) for frame in frames]
+    async def message(
+        self, station: str, to: str, number: int, lanes: Sequence[Sequence[Any]], frames: Sequence[bytes]
+    ) -> list[Any] | str:
+        """Frames from another process over Dask (`DaskCarrier`): for each `taken`, `full`, or an error."""
+        if to != self.id:
+            return "has ended, another one is there now"
+        return await self._arrivals.came(station, number, lanes, frames)
 
     async def _take(self, station: str, frame: object) -> Any:
         if self.communicator is None:
@@ -250,14 +261,15 @@ class Home:
     def _on_frame(self, peer: PeerInfo, frame: bytes, priority: Priority) -> bool | Awaitable[bool]:
         """A frame from a process of this host."""
         assert self.communicator is not None
-        taken = self.communicator.arrived_now(frame, peer.id)
-        return self._on_unusual_frame(peer, frame) if taken is None else taken
+        return self.communicator.arrived_now(frame, peer.id) or self._on_unusual_frame(peer, frame)
 
     async def _on_unusual_frame(self, peer: PeerInfo, frame: bytes) -> bool:
-        """One that has to be asked about, or is refused, which is answered if its sender waits."""
+        """One that has to wait for room, or be asked about, or is refused, which is answered if its sender waits."""
         assert self.communicator is not None
         try:
-            return await self.communicator.arrived(frame, peer.id)
+            return await self.communicator.arrived(frame, peer.id, timeout_s=ROOM_S)
+        except ChannelFullError:
+            return False
         except SwarmError as error:
             if not isinstance(error, MessageError | ForbiddenMessageError):  # those are in the audit trail already
                 self.audit("message_undeliverable", station=peer.id, reason=str(error))

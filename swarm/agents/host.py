@@ -18,12 +18,14 @@ from swarm.agents.home import Home, RemoteRegistrar
 from swarm.agents.resource import ResourceAgent
 from swarm.agents.storing import Storing
 from swarm.agents.watch.black_box import BlackBox
+from swarm.agents.watch.lease import Lease
 from swarm.agents.watch.notice import NoticeAgent, source_of
 from swarm.agents.watch.process_state import identity, neighbour
 from swarm.agents.watch.task_memory import RUNNING, TaskMemory
 from swarm.config import Layer, Settings, resolve
 from swarm.errors import ConnectError, MissingPackageError, ProtocolError, SettingsError, SwarmError
 from swarm.preloaded import end
+from swarm.telemetry import prometheus
 from swarm.telemetry.logs import get_logger
 from swarm.telemetry.sampler import Sampler
 
@@ -43,9 +45,16 @@ class AgentHost(WorkerPlugin):
 
     name = NAME
 
-    def __init__(self, agents: list[ResourceAgent], storing: Storing, notice: NoticeAgent | None = None) -> None:
+    def __init__(
+        self,
+        agents: list[ResourceAgent],
+        storing: Storing,
+        notice: NoticeAgent | None = None,
+        lease: Lease | None = None,
+    ) -> None:
         self.agents = agents
         self.notice = notice
+        self.lease = lease
         self.box: BlackBox | None = None
         """What the nanny reads; None where there is none."""
         self.storing = storing
@@ -58,11 +67,14 @@ class AgentHost(WorkerPlugin):
             agent.start()
         if self.notice is not None:
             self.notice.start()
+        if self.lease is not None:
+            self.lease.start()
         self.task_memory.start(worker)
         worker.handlers["swarm_neighbour"] = neighbour
         worker.extensions[NAME] = self
         self.home = Home(worker, RemoteRegistrar(worker.scheduler))
         self.home.connect()
+        self.end_metrics = prometheus.connect("home", lambda: prometheus.of_home(self.home))
 
     async def teardown(self, worker: Worker) -> None:
         worker.extensions.pop(NAME, None)
@@ -71,11 +83,14 @@ class AgentHost(WorkerPlugin):
             agent.stop()
         if self.notice is not None:
             self.notice.stop()
+        if self.lease is not None:
+            self.lease.stop()
         self.task_memory.stop()
         if self.box is not None:
             self.box.close()
         self.cores.close()
         self.storing.stop()
+        self.end_metrics()
         await self.home.close()
 
     def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
@@ -137,7 +152,8 @@ async def start(worker: Worker) -> None:
             sampler.close()
             return
         agent = ResourceAgent(sampler, settings.monitoring_interval)
-        host = AgentHost([agent], storing, _notice(worker, settings))
+        lease = Lease(worker, settings.silence_patience) if settings.fault_tolerance else None
+        host = AgentHost([agent], storing, _notice(worker, settings), lease)
         await worker.plugin_add(host, name=NAME, catch_errors=False)
     except BaseException:
         sampler.close()

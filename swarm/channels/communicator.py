@@ -66,7 +66,7 @@ class Locals(Protocol):
 
     def __contains__(self, agent: object) -> bool: ...
 
-    def deliver(self, agent_id: str, frame: bytes, priority: Priority) -> bool: ...
+    def deliver(self, agent_id: str, frame: bytes, priority: Priority, message: Message | None = None) -> bool: ...
 
     async def room(self, agent_id: str, priority: Priority, timeout_s: float) -> bool: ...
 
@@ -77,6 +77,10 @@ class Carrier(Protocol):
     name: str
 
     def reaches(self, to: Whereabouts) -> bool: ...
+
+    def send_now(self, to: Whereabouts, frame: bytes, priority: Priority) -> bool:
+        """Send without waiting for anything; False when that can't be, and nothing was sent."""
+        ...
 
     async def send(self, to: Whereabouts, frame: bytes, priority: Priority, timeout_s: float) -> None: ...
 
@@ -125,6 +129,8 @@ class Communicator:
         self._asked: dict[int, tuple[str, asyncio.Future[Message]]] = {}
         self.aliases: set[str] = set()
         """Names beside those of agents that this process speaks for."""
+        self.hear: Callable[[Message], None] | None = None
+        """Takes what is sent to one of these, or raises an `AgentError`; nobody does where it is None."""
         self._log = get_logger(agent="communicator")
         self._round_trips = Histogram()
         self.sent = self.received = self.refused = self.failed = 0
@@ -141,13 +147,38 @@ class Communicator:
             As `swarm.BaseAgent.send` says.
         """
         try:
-            if not message.number:
+            if not message.number and message.answers is None:
                 message = _numbered(message, next(self._numbers))
-            await self._send(message, encode(message), timeout_s)
+            frame = encode(message)
+            if self.send_now(message, frame):
+                return
+            await self._send(message, frame, timeout_s)
         except SwarmError:
             self.failed += 1
             raise
         self.sent += 1
+
+    def send_now(self, message: Message, frame: bytes) -> bool:
+        """As `send`, if the way is known and open; False when `send` has to be awaited. `frame` is the message."""
+        agents = self._locals()
+        if message.recipient in self.aliases or (agents is not None and message.recipient in agents):
+            if message.answers is None:
+                return False
+            self._answered(message)
+        else:
+            entry = self._known.get(message.recipient)
+            if entry is None or not (message.answers is not None or self._is_known_to_be_allowed(message, entry)):
+                return False
+            carrier = next((each for each in self.carriers if each.reaches(entry)), None)
+            if carrier is None or not carrier.send_now(entry, frame, message.priority):
+                return False
+            self.by_carrier[carrier.name] = self.by_carrier.get(carrier.name, 0) + 1
+        self.sent += 1
+        return True
+
+    def _is_known_to_be_allowed(self, message: Message, recipient: Whereabouts) -> bool:
+        sender = self._known.get(message.sender)
+        return sender is not None and self._rules.allows(sender.kind, message.kind, recipient.kind)
 
     async def request(self, message: Message, timeout_s: float) -> Payload:
         """Send a message and return what its recipient answers.
@@ -159,19 +190,20 @@ class Communicator:
         """
         began_ns = time.perf_counter_ns()
         number = next(self._numbers)
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Message] = loop.create_future()
         self._asked[number] = (message.recipient, future)
-        deadline_s = time.monotonic() + timeout_s
+        timer = loop.call_later(timeout_s, _expire, future)
         try:
             await self.send(_numbered(message, number, wants_answer=True), timeout_s)
-            async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
-                answer = await future
+            answer = await future
         except TimeoutError:
             raise NoAnswerError(
                 f"{message.recipient} has taken {message.kind} from {message.sender} and not answered within "
                 f"{timeout_s:g} s; it is busy, or hangs: see swarm status"
             ) from None
         finally:
+            timer.cancel()
             del self._asked[number]
         self._round_trips.add(time.perf_counter_ns() - began_ns)
         if answer.kind == ERROR:
@@ -203,6 +235,10 @@ class Communicator:
             self.by_carrier["direct"] = self.by_carrier.get("direct", 0) + 1
             return
         entry = await self._find(message.recipient)
+        if self.hear is not None and message.recipient in self.aliases:
+            await self._check_rules(message, entry)
+            self.hear(message)
+            return
         if entry.agent != message.recipient:  # it was the name of a group
             await self._send(replace(message, recipient=entry.agent), b"", timeout_s)
             return
@@ -278,6 +314,10 @@ class Communicator:
         if message.answers is not None:
             self._answered(message)
             return True
+        if self.hear is not None and message.recipient in self.aliases:
+            self.hear(message)
+            self.received += 1
+            return True
         agents = self._locals()
         if agents is None or message.recipient not in agents:
             raise UnknownAgentError(f"{message.recipient} is not here (any more)")
@@ -304,7 +344,7 @@ class Communicator:
         try:
             if agents is None or recipient is None or not self._rules.allows(sender.kind, message.kind, recipient.kind):
                 return None
-            taken = agents.deliver(message.recipient, frame, message.priority)
+            taken = agents.deliver(message.recipient, frame, message.priority, message)
         except AgentError:  # it is not here any more, or was given up
             return None
         self.received += taken
@@ -362,6 +402,11 @@ class Communicator:
             "round_trip_p50_us": None if p50_ns is None else p50_ns / 1e3,
             "round_trip_p99_us": None if p99_ns is None else p99_ns / 1e3,
         }
+
+
+def _expire(future: asyncio.Future[Message]) -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
 
 
 def _numbered(message: Message, number: int, *, wants_answer: bool | None = None) -> Message:

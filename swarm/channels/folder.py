@@ -19,18 +19,23 @@ ADDRESS_BYTES = 107
 """Of a Unix socket on Linux (unix(7): 108 with the zero at its end); 103 on others."""
 
 
+def usual_folder() -> Path:
+    """Where the stations of this user on this host are; neither made nor checked."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime and _is_ours(Path(runtime)):
+        return Path(runtime) / "swarm"
+    return Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}"
+
+
 def station_folder() -> Path:
-    """The folder for the stations of this user on this host; made when it is not there.
+    """`usual_folder`, made when it is not there.
 
     Raises
     ------
     ChannelError
         There is something else in its place.
     """
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and _is_ours(Path(runtime)):
-        return private_folder(Path(runtime) / "swarm")
-    return private_folder(Path(tempfile.gettempdir()) / f"swarm-{os.getuid()}")
+    return private_folder(usual_folder())
 
 
 def private_folder(path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import time
 from collections import deque
@@ -14,7 +13,7 @@ from swarm.channels import references, rings
 from swarm.channels.connection import Connection
 from swarm.channels.handshake import PeerInfo
 from swarm.channels.link import Shared
-from swarm.channels.messages import Priority
+from swarm.channels.messages import PRIORITY
 from swarm.channels.pump import Pump
 from swarm.channels.rings import ReadingRings
 from swarm.channels.security import Keys
@@ -26,7 +25,7 @@ from swarm.errors import ChannelError
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_S, LAST_ASK_S = 0.001, 0.05
-"""When a recipient's mailbox was full and nobody says that there is room (`retry`)."""
+"""When a recipient had no room, and did not wait for it."""
 ACK_AFTER_S = 0.01
 """For what came through a ring: its sender does not wait."""
 GAP_S = 1.0
@@ -175,9 +174,10 @@ class Incoming:
                 lane.is_busy = True
                 self.shared.spawn(self._read_reference(lane, priority, came), "a large frame")
                 return
+            asked_ns = time.monotonic_ns()
             took = self._ask(came, priority)
             if took is True:
-                self._has_taken(lane, came)
+                self._has_taken(lane, came, asked_ns)
             elif took is False:
                 lane.timer = self.shared.loop.call_later(lane.pause_s, self._deliver_again, lane, priority)
                 lane.pause_s = min(2 * lane.pause_s, LAST_ASK_S)
@@ -189,11 +189,10 @@ class Incoming:
 
     def _ask(self, came: _Came, priority: int) -> bool | Awaitable[bool]:
         try:
-            took = self.shared.on_frame(self.peer, came.frame, Priority(priority))
+            return self.shared.on_frame(self.peer, came.frame, PRIORITY[priority])
         except Exception as error:  # noqa: BLE001 - of the recipient
             self._note_failure(error)
             return True
-        return took if inspect.isawaitable(took) else bool(took)
 
     async def _await(self, lane: _Lane, priority: int, came: _Came, took: Awaitable[bool]) -> None:
         try:
@@ -203,7 +202,7 @@ class Incoming:
             did = True
         lane.is_busy = False
         if did:
-            self._has_taken(lane, came)
+            self._has_taken(lane, came, time.monotonic_ns())
         self._deliver_again(lane, priority)
 
     def _note_failure(self, error: Exception) -> None:
@@ -226,13 +225,13 @@ class Incoming:
         lane.is_busy = False
         self._deliver_again(lane, priority)
 
-    def _has_taken(self, lane: _Lane, came: _Came) -> None:
+    def _has_taken(self, lane: _Lane, came: _Came, taken_ns: int) -> None:
         lane.held.popleft()
         lane.done = came.sequence
         lane.pause_s = ASK_AGAIN_S
         flow = came.flow
         flow.count(len(came.frame))
-        flow.latency_ns.add(time.monotonic_ns() - came.sent_ns)
+        flow.latency_ns.add(taken_ns - came.sent_ns)
 
     def _deliver_again(self, lane: _Lane, priority: int) -> None:
         lane.timer = None
@@ -241,14 +240,6 @@ class Incoming:
         if lane.done != before or not lane.held:
             self._tell()
             self._look_into_rings()
-
-    def retry(self) -> None:
-        """A mailbox has room again: ask at once."""
-        for priority, lane in enumerate(self._lanes):
-            if lane.timer is not None:
-                lane.pause_s = ASK_AGAIN_S
-                lane.timer.cancel()
-                self._deliver_again(lane, priority)
 
     def _look_into_rings(self) -> None:
         if self._pump is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeAlias
@@ -40,6 +39,10 @@ class Priority(IntEnum):
     HIGH = 1
     NORMAL = 2
     LOW = 3
+
+
+PRIORITY = tuple(Priority)
+"""By number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,25 +145,21 @@ def decode(frame: bytes | memoryview) -> Message:
     if not isinstance(fields, list) or len(fields) != 9:
         raise MessageError(f"a message is {reprlib.repr(fields)}, must be an array of 9 fields")
     version, number, sender, recipient, kind, priority, answers, wants_answer, payload = fields
-    if version != WIRE_VERSION or isinstance(version, bool):
+    if version != WIRE_VERSION or version is True:
         raise MessageError(f"a message has version {reprlib.repr(version)}, this is version {WIRE_VERSION}")
     try:
-        names = [
-            check_name(name, f"{what} of a message")
-            for what, name in (("sender", sender), ("recipient", recipient), ("kind", kind))
-        ]
+        check_name(sender, "sender of a message")
+        check_name(recipient, "recipient of a message")
+        check_name(kind, "kind of a message")
     except AgentDefinitionError as error:
         raise MessageError(str(error)) from None
     if not (_is_count(number) and (answers is None or _is_count(answers)) and isinstance(wants_answer, bool)):
         raise MessageError(f"{kind} from {sender} has a wrong number: {reprlib.repr([number, answers, wants_answer])}")
-    if not (_is_count(priority) and priority in _PRIORITIES):
+    if not (_is_count(priority) and priority < len(PRIORITY)):
         raise MessageError(f"{kind} from {sender} has priority {reprlib.repr(priority)}, must be 0 to 3")
     if _depth(payload) > MAX_DEPTH:
         raise MessageError(f"payload of {kind} from {sender} is nested deeper than {MAX_DEPTH} levels")
-    return Message(names[0], names[1], names[2], payload, Priority(priority), number, answers, wants_answer)
-
-
-_PRIORITIES = frozenset(map(int, Priority))
+    return Message(sender, recipient, kind, payload, PRIORITY[priority], number, answers, wants_answer)
 
 
 def _is_count(value: object) -> bool:
@@ -169,13 +168,15 @@ def _is_count(value: object) -> bool:
 
 def _depth(payload: object) -> int:
     """How deep lists and dicts are nested, without recursion; stops one beyond what is allowed."""
+    if payload.__class__ is not list and payload.__class__ is not dict:
+        return 0
     level: list[Any] = [payload]
     for depth in range(MAX_DEPTH + 2):
         level = [
             inner
             for outer in level
-            if isinstance(outer, list | Mapping)
-            for inner in (outer.values() if isinstance(outer, Mapping) else outer)
+            if outer.__class__ is list or outer.__class__ is dict
+            for inner in (outer.values() if outer.__class__ is dict else outer)
         ]
         if not level:
             return depth

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from swarm.channels import handshake, references
 from swarm.channels.connection import Connection
@@ -85,6 +86,13 @@ class Outgoing:
             await self._until_taken(sent, priority, deadline_s, timeout_s)
         self.switch.count(self._connection)
 
+    def send_now(self, frame: bytes, priority: Priority) -> bool:
+        """Put a frame into the ring, if there is one and it has room; False when `send` has to be awaited."""
+        lane, connection = self._lanes[priority], self._connection
+        if connection is None or self.lost is not None or lane.waiting or _is_large(frame):
+            return False
+        return bool(self._put(connection, lane, frame, priority))
+
     async def _send_in_turn(
         self, lane: Lane, frame: bytes, priority: Priority, deadline_s: float, timeout_s: float
     ) -> Sent:
@@ -138,25 +146,32 @@ class Outgoing:
         connection = self._connection
         if connection is None:
             return None
+        if reference is None and (put := self._put(connection, lane, frame, priority)) is not None:
+            return put or None
         size = len(frame)
-        sent_ns = time.monotonic_ns()
-        if reference is None and self.switch.takes(size):
-            put = self.switch.put(connection, priority, lane.next, sent_ns, frame)
-            if put is False:
-                return None
-            if put:
-                sent = Sent(lane.next, frame, sent_ns, None)
-                lane.next += 1
-                lane.untaken.append(sent)
-                self._by_ring[priority].count(size)
-                return sent
         if lane.in_flight and lane.in_flight_bytes + size > self.shared.options.channel_size:
             return None
-        sent = Sent(lane.next, frame, sent_ns, self.shared.loop.create_future())
+        sent = Sent(lane.next, frame, time.monotonic_ns(), self.shared.loop.create_future())
         lane.next += 1
         lane.untaken.append(sent)
         self._by_socket[priority].count(size)
         self._transmit(connection, lane, priority, sent, reference)
+        return sent
+
+    def _put(
+        self, connection: Connection, lane: Lane, frame: bytes, priority: Priority
+    ) -> Sent | Literal[False] | None:
+        """Into the ring; False when it is full, None when there is none, or no more."""
+        size = len(frame)
+        if not self.switch.takes(size):
+            return None
+        sent = Sent(lane.next, frame, time.monotonic_ns(), None)
+        put = self.switch.put(connection, priority, sent.sequence, sent.sent_ns, frame)
+        if not put:
+            return put
+        lane.next += 1
+        lane.untaken.append(sent)
+        self._by_ring[priority].count(size)
         return sent
 
     def _transmit(

@@ -40,6 +40,8 @@ class Pump:
         self._loop, self._rings, self._reader = shared.loop, rings, reader
         self._heads: list[tuple[Header, bytes] | None] = [None] * PRIORITIES
         self._turns = Turns()
+        self._awake = [True] * PRIORITIES
+        """Those that do not ring the bell at their next record, so that one has to look."""
         self._is_due = False
         self._is_draining = False
         self._is_closed = False
@@ -55,6 +57,7 @@ class Pump:
     def drain(self) -> None:
         """The writer is gone: read to the end, then say so."""
         self._is_draining = True
+        self._awake = [True] * PRIORITIES
         self.soon()
 
     def close(self) -> None:
@@ -65,7 +68,8 @@ class Pump:
             self._rings.close()
 
     def _rang(self) -> None:
-        self._rings.hush()
+        for priority in self._rings.rang():
+            self._awake[priority] = True
         if not self._is_due:
             self._turn()
 
@@ -100,8 +104,8 @@ class Pump:
     def _next_priority(self) -> int | None:
         heads, is_free = self._heads, self._reader.is_free
         waiting = [False] * PRIORITIES
-        for priority in range(PRIORITIES):
-            if is_free(priority):
+        for priority, is_awake in enumerate(self._awake):
+            if is_awake and is_free(priority):
                 if heads[priority] is None:
                     heads[priority] = self._rings.take(priority)
                 waiting[priority] = heads[priority] is not None
@@ -113,4 +117,7 @@ class Pump:
         if self._is_draining and len(free) == PRIORITIES:
             self._reader.on_rings_empty()
             return True
-        return all(self._rings.rest(priority) for priority in free)
+        for priority in free:
+            if self._awake[priority]:
+                self._awake[priority] = not self._rings.rest(priority)
+        return not any(self._awake[priority] for priority in free)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import threading
 from collections.abc import Sequence
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
 
 SHARE = 4
 """A frame takes at most this part of a ring, so that one does not wait for all others to be read."""
+
+RUNG_BITS = 64 // PRIORITIES
+"""Of the bell's counter for each priority, which is rung once at most before its reader looks."""
 
 _loading = threading.Lock()
 _why_not: str | None = None
@@ -101,7 +103,7 @@ class WritingRings:
             if outcome is self._no:
                 sealer.take_back()
         if outcome is self._ring_bell:
-            os.eventfd_write(self._bell, 1)
+            os.eventfd_write(self._bell, 1 << (RUNG_BITS * priority))
         return outcome is not self._no
 
     def close(self) -> None:
@@ -163,16 +165,22 @@ class ReadingRings:
         """Ask for the bell at the next record; False when there is one now."""
         return bool(self._readers[priority].rest())
 
-    def hush(self) -> None:
-        """Take note that the bell rang."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.bell)
+    def rang(self) -> list[int]:
+        """Silence the bell; returns for which priorities it rang."""
+        try:
+            rung = os.eventfd_read(self.bell)
+        except BlockingIOError:
+            return []
+        return [priority for priority, mask in enumerate(_MASKS) if rung & mask]
 
     def close(self) -> None:
         """Let go of the memory and the bell."""
         for ring in self._rings:
             ring.close()
         os.close(self.bell)
+
+
+_MASKS = [((1 << RUNG_BITS) - 1) << (RUNG_BITS * priority) for priority in range(PRIORITIES)]
 
 
 def _lane(priority: int, generation: int) -> str:

@@ -42,7 +42,7 @@ class Station:
     on_frame
         `on_frame(peer, frame, priority)` is called for each frame that comes, and returns, or is awaited for, whether
         the recipient had room. If not, it is asked again: all that follows from that peer with that priority waits, and
-        its sender with it. `retry` makes it ask at once.
+        its sender with it.
     on_lost
         `on_lost(peer_id, error)`: a station that this one has sent to has ended, or refuses to talk.
     on_refused
@@ -155,6 +155,11 @@ class Station:
         link = self._outgoing.get(peer_id) or self._link(peer_path, peer_id)
         await link.send(frame, priority, timeout_s)
 
+    def send_now(self, peer_id: str, frame: bytes, priority: Priority) -> bool:
+        """As `send`, if the frame can go into shared memory at once; False when `send` has to be awaited."""
+        link = self._outgoing.get(peer_id)
+        return link is not None and link.send_now(frame, priority)
+
     async def hasten(self, peer_path: Path | str, peer_id: str) -> bool:
         """Move the link to a peer into shared memory now; whether it is there. `status` tells why if not.
 
@@ -184,11 +189,6 @@ class Station:
                 self._on_lost(link.peer_id, error)
 
     # -- in -------------------------------------------------------------------------------------------------------
-
-    def retry(self) -> None:
-        """A mailbox that was full has room: offer again what was held back."""
-        for incoming in self._incoming.values():
-            incoming.retry()
 
     def _accept(self) -> None:
         assert self._socket is not None

@@ -56,6 +56,8 @@ window.swarmPage = (() => {
     return `${Math.floor(value / 3600)} h ${Math.floor((value % 3600) / 60)} min`
   }
 
+  const clock = (at_s) => new Date(at_s * 1000).toLocaleTimeString([], { hour12: false }) // as the chart has it
+
   function command(text) {
     return el("code", "command", text)
   }
@@ -207,7 +209,7 @@ window.swarmPage = (() => {
     setText($("#deaths small"), rows.length ? number(rows.length) : "")
     const items = rows.slice(0, DEATHS_SHOWN).map((row) => {
       const item = el("li", "warning", icon("off"), el("div", "",
-        el("div", "headline", el("b", "", row.name), el("span", "", new Date(row.at_s * 1000).toLocaleTimeString())),
+        el("div", "headline", el("b", "", row.name), el("span", "", clock(row.at_s))),
         el("p", "", row.cause),
         el("span", "quiet", row.running.length ? "ran " + row.running.slice(0, 3).join(", ") : "nothing ran there")))
       item.title = row.last_lines.join("\n")
@@ -218,31 +220,62 @@ window.swarmPage = (() => {
 
   const AGENTS_SHOWN = 12
 
+  // Those on each worker are called `name.<worker>`: that they all run takes one line.
   function paintAgents(rows) {
     $("#agents").hidden = !rows.length
     const running = rows.filter((row) => row.state === "running").length
     setText($("#agents small"), rows.length ? `${number(running)} of ${number(rows.length)} running` : "")
-    const worst = (row) => (row.state === "failed" ? 0 : row.state === "running" ? 2 : 1)
-    const items = [...rows].sort((a, b) => worst(a) - worst(b)).slice(0, AGENTS_SHOWN).map((row) => {
+    const groups = new Map()
+    for (const row of rows) {
+      const end = "." + row.place
+      const isOne = row.state !== "running" || !row.agent.endsWith(end)
+      const name = isOne ? row.agent : row.agent.slice(0, -end.length)
+      const key = `${isOne} ${name}`
+      groups.set(key, [...(groups.get(key) ?? []), row])
+    }
+    const worst = ([row]) => (row.state === "failed" ? 0 : row.state === "running" ? 2 : 1)
+    const found = [...groups.values()].sort((a, b) => worst(a) - worst(b) || inOrder(a[0].agent, b[0].agent))
+    const items = found.slice(0, AGENTS_SHOWN).map((group) => {
+      const [row] = group
       const isWell = row.state === "running"
-      const restarts = row.restarts ? ` · started ${count(row.restarts + 1, "time")}` : ""
-      const item = el("li", isWell ? "cleared" : row.state === "failed" ? "serious" : "warning",
+      const isMany = group.length > 1
+      const name = isMany ? row.agent.slice(0, -row.place.length - 1) : row.agent
+      const restarts = group.reduce((sum, each) => sum + each.restarts, 0)
+      const facts = [row.kind, isMany ? count(group.length, "place") : row.place === about.cluster ? "scheduler" : row.place, restarts && count(restarts, "restart")]
+      const item = el("li", isWell ? "good" : row.state === "failed" ? "serious" : "warning",
         icon(isWell ? "healthy" : row.state === "failed" ? "off" : "alert"), el("div", "",
-          el("div", "headline", el("b", "", row.agent), el("span", "", row.state)),
-          el("span", "quiet", `${row.kind} · ${row.place}${restarts}`)))
+          el("div", "headline", el("b", "", name), el("span", "", row.state)),
+          el("span", "quiet", facts.filter(Boolean).join(" · "))))
       if (row.reason) item.lastChild.append(el("p", "", row.reason))
+      item.title = group.map((each) => each.agent).sort(inOrder).join("\n")
       return item
     })
+    if (found.length > AGENTS_SHOWN) items.push(el("li", "more", `and ${number(found.length - AGENTS_SHOWN)} more`))
     fill("#agents", items, "", "")
   }
 
   const CHANGES_SHOWN = 8
 
+  // What several agents do alike, one after the other, takes one line.
   function paintChanges(rows) {
     $("#changes").hidden = !rows.length
-    const items = rows.slice(0, CHANGES_SHOWN).map((row) => el("li", "cleared", icon("healthy"), el("div", "",
-      el("div", "headline", el("b", "", row.what.replaceAll("_", " ")), el("span", "", new Date(row.at_s * 1000).toLocaleTimeString())),
-      el("span", "quiet", [row.agent, row.details].filter(Boolean).join(" · ")))))
+    const groups = []
+    for (const row of rows) {
+      const last = groups.at(-1)
+      if (last && last[0].what === row.what && last[0].details === row.details) last.push(row)
+      else groups.push([row])
+    }
+    const items = groups.slice(0, CHANGES_SHOWN).map((group) => {
+      const [row] = group
+      const by = [...new Set(group.map((each) => each.agent))].sort(inOrder)
+      const who = by.length > 3 ? `${by.slice(0, 2).join(", ")} and ${by.length - 2} more` : by.join(", ")
+      const item = el("li", "cleared",
+        el("time", "mono", clock(row.at_s)), el("div", "",
+          el("div", "headline", el("b", "", row.what), el("span", "", [row.details, group.length > by.length && `${group.length} times`].filter(Boolean).join(" · "))),
+          el("span", "quiet", who)))
+      item.title = by.join("\n")
+      return item
+    })
     fill("#changes", items, "", "")
   }
 

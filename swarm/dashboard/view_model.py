@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
 from swarm.protocol import (
+    AdviceDropped,
+    AdviceTaken,
+    AdviceTopic,
     AgentChanged,
     AgentRefused,
     AgentStarted,
@@ -46,6 +50,8 @@ SEVERITY: dict[Resource, Severity] = {
     "thermal": "warning",
     "cpu": "warning",
     "speed": "warning",
+    "errors": "warning",
+    "accelerator": "serious",
 }
 """Full memory ends the worker (`distributed.worker.memory.terminate`); heat and a busy CPU only slow it down."""
 
@@ -57,6 +63,7 @@ _INTERVAL_MAX_S = 10.0
 gap is an outage, not a habit."""
 _LIVE_RUNS_MAX = 1000
 _AGENTS_MAX = 4096
+_ADVICE_MAX = 4096
 _SAMPLED = (
     "tasks_finished",
     "tasks_erred",
@@ -167,6 +174,18 @@ class ChangeRow:
 
 
 @dataclass(frozen=True, slots=True)
+class AdviceRow:
+    """What the scheduler goes by, because an agent said so."""
+
+    topic: AdviceTopic
+    subject: str
+    """Name of the worker, function, or kind of work."""
+    value: float | str
+    reason: str
+    since_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class RatePoint:
     at_s: float
     tasks_per_s: float
@@ -222,6 +241,8 @@ class ViewModel:
 
     def __init__(self, history: int = 300, kept: int = 50) -> None:
         self.version = 0
+        self.lost = 0
+        """Workers, of which `deaths` tells the last."""
         self._workers: dict[str, _Worker] = {}
         self._cleared: deque[AlertRow] = deque(maxlen=kept)
         self._runs: dict[str, _Run] = {}
@@ -231,6 +252,9 @@ class ViewModel:
         self._deaths: deque[DeathRow] = deque(maxlen=kept)
         self._agents: dict[str, AgentChanged] = {}
         self._changes: deque[ChangeAudited] = deque(maxlen=kept)
+        self._advice: dict[tuple[AdviceTopic, str], AdviceTaken] = {}
+        self._advised: dict[AdviceTopic, int] = {}
+        """How often advice was taken."""
         self._rates: deque[RatePoint] = deque(maxlen=history)
         self._sample: ClusterSampled | None = None
         self._rate_from: ClusterSampled | None = None
@@ -259,6 +283,7 @@ class ViewModel:
                 if worker := self._workers.get(event.worker):
                     worker.suspected_s = None
             case WorkerDied():
+                self.lost += 1
                 self._deaths.append(
                     DeathRow(
                         event.worker,
@@ -273,11 +298,21 @@ class ViewModel:
             case AgentChanged(state="stopped"):
                 self._agents.pop(event.agent, None)
             case AgentChanged():
-                self._agents[event.agent] = event
+                before = self._agents.pop(event.agent, event)  # so that the last change is the last one in the dict
+                self._agents[event.agent] = replace(
+                    event, kind=event.kind or before.kind, place=event.place or before.place
+                )
                 if len(self._agents) > _AGENTS_MAX:
                     del self._agents[next(iter(self._agents))]
             case ChangeAudited():
                 self._changes.append(event)
+            case AdviceTaken():
+                self._advice[event.topic, event.subject] = event
+                self._advised[event.topic] = self._advised.get(event.topic, 0) + 1
+                if len(self._advice) > _ADVICE_MAX:
+                    del self._advice[next(iter(self._advice))]
+            case AdviceDropped():
+                self._advice.pop((event.topic, event.subject), None)
             case AgentStarted():
                 if worker := self._workers.get(event.worker):
                     worker.has_agents, worker.refusal, worker.heard_at_s = True, "", event.at_s
@@ -318,6 +353,7 @@ class ViewModel:
         worker = self._workers.pop(event.worker, None)
         if worker is None:
             return
+        self._advice.pop(("threads", event.worker), None)
         reason = f"The worker left: {event.reason}" if event.reason else "The worker left."
         for raised in worker.alerts.values():
             self._cleared.append(_cleared(raised, worker, event.at_s - raised.at_s, reason))
@@ -375,9 +411,12 @@ class ViewModel:
     def changes(self) -> list[ChangeRow]:
         """What agents changed, the last one first."""
         return [
-            ChangeRow(e.agent, e.what, ", ".join(f"{k}: {v}" for k, v in e.details.items()), e.at_s)
-            for e in reversed(self._changes)
+            ChangeRow(e.agent, e.what.replace("_", " "), _in_words(e.details), e.at_s) for e in reversed(self._changes)
         ]
+
+    def advice(self) -> list[AdviceRow]:
+        """What is in force, the oldest first."""
+        return [AdviceRow(e.topic, self._name_of(e.subject), e.value, e.reason, e.at_s) for e in self._advice.values()]
 
     def _name_of(self, place: str) -> str:
         worker = self._workers.get(place)
@@ -417,6 +456,8 @@ class ViewModel:
             "deaths": [_as_dict(row) for row in self.deaths()],
             "agents": [_as_dict(row) for row in self.agents()],
             "changes": [_as_dict(row) for row in self.changes()],
+            "advice": [_as_dict(row) for row in self.advice()],
+            "advice_taken": dict(self._advised),
             "disabled": [_as_dict(row) for row in self.disabled()],
         }
 
@@ -493,8 +534,30 @@ def _run_row(run: _Run, now_s: float) -> RunRow:
     )
 
 
+_UNITS = {"_s": " s", "_percent": " %", "_bytes": " bytes", "_watts": " W", "_celsius": " °C", "_ratio": ""}
+
+
+def _in_words(details: Mapping[str, float | int | str | None]) -> str:
+    """What was changed, for people; a change from one value to another comes last.
+
+    >>> _in_words({"knob": "gc", "before": "as it was", "after": "calm", "left_s": 2.0})
+    'knob gc, left 2 s, as it was → calm'
+    """
+    told = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in details.items()}
+    before, after = told.pop("before", None), told.pop("after", None) or told.pop("now", None)
+    words = []
+    for name, value in told.items():
+        suffix = next((suffix for suffix in _UNITS if name.endswith(suffix)), "")
+        words.append(f"{name.removesuffix(suffix).replace('_', ' ')} {value}{_UNITS.get(suffix, '')}")
+    if before is not None:
+        words.append(f"{before} → {after}" if after is not None else f"was {before}")
+    elif after is not None:
+        words.append(f"→ {after}")
+    return ", ".join(words)
+
+
 def _as_dict(
-    row: WorkerRow | AlertRow | RunRow | DeathRow | AgentRow | ChangeRow | DisabledRow | Totals,
+    row: WorkerRow | AlertRow | RunRow | DeathRow | AgentRow | ChangeRow | AdviceRow | DisabledRow | Totals,
 ) -> dict[str, Any]:
     # dataclasses.asdict copies deeply, which costs several times as much.
     return {name: getattr(row, name) for name in row.__slots__}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from swarm.errors import NotGrantedError
-from swarm.ledger.leases import LEASE_S, Lease, Ledger, check
+from swarm.ledger.leases import LEASE_S, Lease, Ledger, Standing, check
 
 
 class _OfThisProcess:
@@ -21,6 +21,12 @@ class _OfThisProcess:
 
 
 _OURS = _OfThisProcess()
+
+
+def standing() -> Standing | None:
+    """How the ledger stands that this process has open; None where it has none."""
+    with _OURS.lock:
+        return None if _OURS.ledger is None else _OURS.ledger.standing()
 
 
 @contextmanager

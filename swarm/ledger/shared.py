@@ -255,6 +255,38 @@ class SharedTable:
         self._map.close()
 
 
+def is_dead(path: Path, *, remove: bool = False) -> bool:
+    """Whether none of those who use the ledger at `path` lives, all of them killed; and remove it then, if asked to.
+
+    Raises
+    ------
+    LedgerError
+        It is no ledger, or not ours.
+    """
+    try:
+        fd = os.open(path, (os.O_RDWR if remove else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise LedgerError(f"the ledger {path} can't be opened: {error.strerror}") from error
+    try:
+        file = os.fstat(fd)
+        _check_file(path, file)
+        if file.st_size != table.SIZE_BYTES:
+            raise LedgerError(f"{path} is no ledger")
+        if remove:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LOCK)  # who opens it meanwhile sees, once locked, that it has no name
+        # One question for the table and all its members: a length of 0 reaches to the end.
+        asked = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _TABLE_BYTE, 0, 0))
+        nobody = bool(_FLOCK.unpack(asked)[0] == fcntl.F_UNLCK)
+        if nobody and remove:
+            path.unlink(missing_ok=True)
+    except (BlockingIOError, PermissionError):
+        return False
+    else:
+        return nobody
+    finally:
+        os.close(fd)
+
+
 def _open(folder: Path, path: Path) -> int:
     while True:
         try:

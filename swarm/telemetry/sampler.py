@@ -7,6 +7,7 @@ from pathlib import Path
 
 from swarm.protocol import Telemetry
 from swarm.telemetry.sources.cgroup import CgroupCpu, CgroupMemory
+from swarm.telemetry.sources.ecc import EccErrors
 from swarm.telemetry.sources.host import Disks, DiskSpace, HostCpu, HostLoad, HostMemory, Network
 from swarm.telemetry.sources.portable import PortableHost, PortableWorker
 from swarm.telemetry.sources.pressure import CgroupPressure, HostPressure
@@ -30,6 +31,7 @@ def sources_of(platform: str, local_directory: str, pid: int | None) -> list[Sou
         Network(),
         HostPressure(),
         Temperature(),
+        EccErrors(),
         WorkerStat(pid),
         WorkerIo(pid),
         WorkerFiles(pid),

@@ -26,8 +26,9 @@ from tests.support.chaos_play import Verdict, in_the_twin, on_processes
 from tests.support.chaos_script import Kind, Script, drawn
 from tests.support.leaks import leaving_nothing_behind
 
-LENGTH_S = {"mixed": 6.0, "busy": 40.0}
+LENGTH_S = {"mixed": 6.0, "busy": 40.0, "moving": 6.0}
 """Of a script, were it not for the faults."""
+KINDS: Sequence[Kind] = ("mixed", "busy", "moving")
 
 Round = tuple[Script, Verdict]
 
@@ -77,7 +78,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--minutes", type=float, default=10.0, help="how long (10); the last script is played out")
-    parser.add_argument("--kind", choices=("both", "mixed", "busy"), default="both", help="of scripts (both)")
+    parser.add_argument("--kind", choices=("all", *KINDS), default="all", help="of scripts (all)")
     parser.add_argument("--seed", type=int, help="of the first script (drawn from the clock)")
     parser.add_argument("--out", type=Path, default=Path("build/chaos"), help="for what went wrong (build/chaos)")
     parser.add_argument("--replay", type=Path, action="append", help="a kept script; may be repeated")
@@ -88,7 +89,7 @@ def main() -> None:
     if given.replay:
         chosen = iter([Script.load(path) for path in given.replay])
     else:
-        kinds: Sequence[Kind] = ("mixed", "busy") if given.kind == "both" else (given.kind,)
+        kinds: Sequence[Kind] = KINDS if given.kind == "all" else (given.kind,)
         seed = int(time.time()) % 1_000_000 if given.seed is None else given.seed
         chosen = scripts(kinds, seed, time.monotonic() + 60.0 * given.minutes)
     rounds: list[Round] = []

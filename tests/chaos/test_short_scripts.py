@@ -14,7 +14,7 @@ import pytest
 from distributed.diagnostics.plugin import SchedulerPlugin
 from tornado.ioloop import IOLoop
 
-from swarm.twin.faults import Crash, Hang, HoldGil
+from swarm.twin.faults import Crash, Hang, HoldGil, Leave, Partition, Preempt
 from swarm.twin.policies import POLICIES
 from tests.support.chaos_play import Ended, Played, evicted_falsely, in_the_twin, on_processes
 from tests.support.chaos_script import Script, drawn
@@ -27,7 +27,7 @@ def _tracker() -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("seed", "kind"), [(1, "mixed"), (2, "mixed"), (1, "busy")])
+@pytest.mark.parametrize(("seed", "kind"), [(1, "mixed"), (2, "mixed"), (1, "busy"), (1, "moving")])
 def test_on_real_processes_nothing_is_wrong_lost_or_evicted(seed: int, kind: Any, tmp_path: Path) -> None:
     script = drawn(seed, kind, length_s=3.0)
     verdict = on_processes(script, tmp_path)
@@ -37,7 +37,7 @@ def test_on_real_processes_nothing_is_wrong_lost_or_evicted(seed: int, kind: Any
     assert verdict.tasks > 20
 
 
-@pytest.mark.parametrize("kind", ["mixed", "busy"])
+@pytest.mark.parametrize("kind", ["mixed", "busy", "moving"])
 def test_in_the_twin_nothing_is_wrong_lost_or_evicted(kind: Any) -> None:
     for seed in range(8):
         verdict = in_the_twin(drawn(seed, kind))
@@ -72,6 +72,10 @@ def test_results_depend_on_all_that_led_to_them() -> None:
         (Hang(at_s=1.0, worker="w0", for_s=2.0), 3.0, False),
         (Hang(at_s=1.0, worker="w0", for_s=2.0), 30.0, True),
         (HoldGil(at_s=1.0, worker="w0", for_s=20.0), 3.0, True),
+        (Leave(at_s=1.0, worker="w0"), 30.0, False),
+        (Preempt(at_s=1.0, worker="w1", notice_s=20.0), 3.0, True),
+        (Partition(at_s=1.0, workers=("w0",), for_s=4.0), 3.0, True),
+        (Partition(at_s=1.0, workers=("w0",), for_s=25.0), 22.0, False),
     ],
 )
 def test_an_end_that_no_fault_explains_is_a_false_eviction(played: Any, at_s: float, is_false: bool) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from scheduler_plugins.io.journal import FILE
 from scheduler_plugins.io.recorded import LATEST, RecordedRun, read
 from swarm.errors import JournalError
 from tests.support.clusters import cluster
+from tests.support.some_agents import Counter
 from tests.support.waiting import eventually
 
 
@@ -105,6 +108,18 @@ async def test_the_last_entries_are_written_when_the_scheduler_closes(tmp_path: 
         for run in runs:
             await run.result()
     assert [len(read(tmp_path / FILE, f"quick{i}").tasks) for i in range(5)] == [1] * 5
+
+
+async def test_what_an_agent_changes_outlives_the_scheduler(tmp_path: Path) -> None:
+    settings = {"state_directory": str(tmp_path / "state")}
+    async with cluster(workers=1, agents=True, swarm=True, settings=settings) as running:
+        orchestrator = (await running.swarm()).orchestrator
+        await orchestrator.create_agent(Counter, "mine")
+        assert await orchestrator.communicator.send_message("mine", "audit", wait_for_answer=True) == 1
+        place = running.workers[0].address
+    with closing(sqlite3.connect(tmp_path / "state" / FILE)) as database:
+        (kept,) = database.execute("SELECT place, agent, what, details FROM changes WHERE agent = 'mine'").fetchall()
+    assert kept == (place, "mine", "cores_lent", '{"cores": 2}')
 
 
 async def test_a_journal_that_fails_is_switched_off_alone(tmp_path: Path) -> None:

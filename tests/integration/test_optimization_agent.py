@@ -20,6 +20,7 @@ from swarm.config import Settings
 from swarm.errors import AgentDefinitionError
 from swarm.telemetry.logs import get_logger
 from swarm.tunables import TUNABLES, Tunable
+from tests.support.agent_alone import FakeVoice
 from tests.support.clusters import Cluster, cluster
 
 
@@ -64,7 +65,7 @@ class Host:
         agent.surroundings = SimpleNamespace(  # type: ignore[assignment]
             settings=Settings(),
             log=get_logger(agent=agent.agent_id),
-            voice=None,
+            voice=FakeVoice(),
             place=running.workers[0].address,
             dask=running.workers[0],
             audit=lambda what, **about: self.audited.append((what, about)),

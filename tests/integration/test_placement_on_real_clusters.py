@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import dask
+import dask.dataframe
+import pandas as pd
 import pytest
 from distributed import Client, fire_and_forget, get_client, secede, worker_client
 from distributed.core import Status
@@ -313,9 +315,9 @@ async def test_resources_and_workers() -> None:
 
 
 async def test_shuffles() -> None:
-    frames = pytest.importorskip("dask.dataframe", exc_type=ImportError)
-    pandas = pytest.importorskip("pandas")
-    frame = frames.from_pandas(pandas.DataFrame({"x": range(500), "y": [i % 7 for i in range(500)]}), npartitions=10)
+    frame = dask.dataframe.from_pandas(
+        pd.DataFrame({"x": range(500), "y": [i % 7 for i in range(500)]}), npartitions=10
+    )
     async with placed(3) as (_, client):
         shuffled = await soon(client.compute(frame.shuffle("y", shuffle_method="p2p")))
         assert sorted(shuffled.x) == list(range(500))

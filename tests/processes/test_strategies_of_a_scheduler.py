@@ -38,7 +38,7 @@ async def test_a_busy_period_is_run_by_a_strategy_and_told_to_the_bandit(
     found = Found()
     found.keep(ANY, "any", [HEAVY])
     Strategies(tmp_path).write(found)
-    monkeypatch.setattr(StrategyBandit, "choose", lambda self, work, arms: arms[1])
+    monkeypatch.setattr(StrategyBandit, "choose", lambda self, work, arms, advised=None: arms[1])
     async with cluster(workers=2, swarm=True, settings={"state_directory": str(tmp_path)}) as running:
         choosing = running.plugin.mind.choosing
         await eventually(lambda: choosing.bandit is not None, "the strategies are read")

@@ -89,7 +89,7 @@ def simulate(tmp_path: Path) -> Callable[[], tuple[Outcome, Any]]:
 def test_a_busy_period_runs_by_what_the_bandit_says(
     simulate: Callable[[], tuple[Outcome, Any]], monkeypatch: pytest.MonkeyPatch, heard: list[str]
 ) -> None:
-    monkeypatch.setattr(StrategyBandit, "choose", lambda self, work, arms: arms[1])
+    monkeypatch.setattr(StrategyBandit, "choose", lambda self, work, arms, advised=None: arms[1])
     outcome, swarm = simulate()
     assert outcome.status == "finished"
     assert swarm.mind.choosing.episode.arm == "gravity=4"

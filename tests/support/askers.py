@@ -24,12 +24,15 @@ class Asker(BaseAgent):
         match message.kind:
             case "ask":
                 whom, times, size = message.payload
-                payload, took_us = bytes(size), []
+                payload, there_us, there_and_back_us = bytes(size), [], []
                 for _ in range(times):
                     began_ns = time.perf_counter_ns()
-                    await self.request(whom, "echo", payload)
-                    took_us.append((time.perf_counter_ns() - began_ns) / 1e3)
-                return took_us
+                    came_ns, _ = await self.request(whom, "stamp", payload)
+                    there_us.append((came_ns - began_ns) / 1e3)  # processes of a host share this clock
+                    there_and_back_us.append((time.perf_counter_ns() - began_ns) / 1e3)
+                return [there_us, there_and_back_us]
+            case "stamp":
+                return [time.perf_counter_ns(), message.payload]
             case "pid":
                 return os.getpid()
             case "pause":

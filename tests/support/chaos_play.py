@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -13,16 +14,31 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distributed import Client, Future, KilledWorker, as_completed
+import psutil
+from distributed import Client, Future, KilledWorker, Nanny, as_completed
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from swarm import twin
 from swarm.errors import TwinError
 from swarm.protocol import Event, PartDisabled, WorkerDied, WorkerSuspected
-from swarm.twin.faults import BlockLoop, Crash, Fault, Hang, HoldGil, LoseHeartbeats, SchedulerLag, SlowDown
+from swarm.twin.faults import (
+    BlockLoop,
+    Crash,
+    Fault,
+    Hang,
+    HoldGil,
+    Join,
+    Leave,
+    LoseHeartbeats,
+    Partition,
+    Preempt,
+    SchedulerLag,
+    SlowDown,
+)
 from swarm.twin.policies import POLICIES, Policy
-from tests.support.chaos_script import Script, hold_gil, key_of, spin
-from tests.support.nannies import processes
+from tests.support.chaos_script import CUT_OFF_S, Script, hold_gil, key_of, spin
+from tests.support.nannies import new_worker, processes
+from tests.support.partitions import cut_here
 from tests.support.waiting import wait_until
 
 PATIENCE_S = 90.0
@@ -79,18 +95,27 @@ class Verdict(NamedTuple):
 
 
 def evicted_falsely(ended: Sequence[Ended], played: Sequence[Played]) -> list[Ended]:
-    """Those whose end no fault explains: a kill, or a stop that lasted when they were removed."""
+    """Those whose end no fault explains: a kill, an order to leave, a stop or a cut that lasted then."""
     return [each for each in ended if not any(_explains(fault, at_s, each) for fault, at_s in played)]
 
 
 def _explains(fault: Fault, at_s: float, end: Ended) -> bool:
-    if getattr(fault, "worker", None) != end.name or end.at_s < at_s - EARLY_S:
+    if end.name not in victims(fault) or end.at_s < at_s - EARLY_S:
         return False
+    if isinstance(fault, Leave | Preempt):
+        return True
+    if isinstance(fault, Partition):
+        return fault.for_s is None or at_s + CUT_OFF_S - 10.0 < end.at_s < at_s + fault.for_s + AFTER_S
     if isinstance(fault, Crash):
         return end.at_s < at_s + AFTER_S
     if isinstance(fault, Hang):  # removed is who was seen stopped; it is killed right afterwards
         return fault.for_s is None or end.at_s < at_s + fault.for_s + AFTER_S
     return False
+
+
+def victims(fault: Fault) -> tuple[str, ...]:
+    """Names of those it happens to."""
+    return getattr(fault, "workers", ()) or (getattr(fault, "worker", ""),)
 
 
 # -- in the twin -------------------------------------------------------------------------------------------------------
@@ -191,6 +216,7 @@ def on_processes(script: Script, folder: Path) -> Verdict:
         deaths = events(cluster.scheduler, WorkerDied)
         suspected = len(events(cluster.scheduler, WorkerSuspected))
         cluster.scheduler.remove_plugin(Play.name)
+        play.close()
     wrong, lost = _compare(script, delivered, trouble)
     false = evicted_falsely(play.without_poison(deaths), play.played)
     trouble += [f"evicted without need: {each}, {play.said(each, deaths)}" for each in false]
@@ -253,8 +279,13 @@ class Play(SchedulerPlugin):
         self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop  # type: ignore[attr-defined]
         self._names = {ws.address: f"w{ws.name}" for ws in self._scheduler.workers.values()}
         self._ends: list[tuple[float, str]] = []
+        self._on_their_own: set[asyncio.Task[Any]] = set()
+        """What goes on when the results are there."""
         self._stopped: dict[int, int] = {}
         """Number of a nanny → the process that stands still."""
+        self._joined: dict[int, Nanny] = {}
+        self._gone: set[int] = set()
+        """Numbers of nannies that were told to leave."""
         self._over_s = 0.0
         self._zero_s = 0.0
         self.played: list[Played] = []
@@ -296,12 +327,19 @@ class Play(SchedulerPlugin):
         self._loop.call_soon_threadsafe(self._go_on)
         wait_until(lambda: self._now_s() > self._over_s, "the faults are over", timeout_s=60)
         try:
+            wait_until(lambda: all(each.done() for each in self._on_their_own), "they have left", timeout_s=60)
             wait_until(lambda: not detecting.suspected, "nobody is suspected", timeout_s=60)
-            wait_until(
-                lambda: len(self._scheduler.workers) == self._script.workers, "the workers are there", timeout_s=60
-            )
+            there = self._script.workers + len(self._joined) - len(self._gone)
+            wait_until(lambda: len(self._scheduler.workers) == there, f"{there} workers are there", timeout_s=60)
         except AssertionError as error:
             self.trouble.append(str(error))
+
+    def close(self) -> None:
+        """End the workers that have joined."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(60.0)
+
+    async def _close(self) -> None:
+        await asyncio.gather(*self._on_their_own, *(each.close() for each in self._joined.values()))
 
     def _go_on(self) -> None:
         for number, pid in list(self._stopped.items()):
@@ -335,7 +373,12 @@ class Play(SchedulerPlugin):
             self._note(fault)
             time.sleep(fault.for_s)  # noqa: ASYNC251 - that is the fault
             return
-        number = int(getattr(fault, "worker", "w-1")[1:])
+        if isinstance(fault, Join):
+            self._note(fault)
+            number = int(fault.model.name[1:])
+            self._joined[number] = await new_worker(self._scheduler.address, number)
+            return
+        number = int(victims(fault)[0][1:])
         nanny = self._cluster.workers[number]
         address, pid = nanny.worker_address, nanny.pid
         if pid is None or not self._is_whole(address):
@@ -349,10 +392,28 @@ class Play(SchedulerPlugin):
             self._stopped[number] = pid
             if fault.for_s is not None:
                 self._loop.call_later(fault.for_s, self._cont, number, pid)
+        elif isinstance(fault, Leave):
+            self._note(fault)
+            self._on_their_own.add(asyncio.create_task(self._leave(number, address)))
+        elif isinstance(fault, Preempt):
+            self._note(fault)
+            self._gone.add(number)
+            closing = nanny.close(reason=f"signal-{signal.SIGTERM.value}")  # what `dask worker` does with it
+            self._on_their_own.add(asyncio.create_task(closing))
         else:
             self._note(fault)
+            if isinstance(fault, Partition):  # neither hears the other
+                ports = {each.laddr.port for each in psutil.Process(pid).net_connections("tcp") if each.laddr}
+                self._on_their_own.add(
+                    asyncio.create_task(cut_here(fault.for_s or 60.0, lambda each: _peer(each) in ports))
+                )
             with suppress(OSError, TimeoutError):  # another fault was there first
                 await self._client._run(*_inside(fault), workers=[address], wait=False)
+
+    async def _leave(self, number: int, address: str) -> None:
+        """Dask keeps a worker whose results nobody can take."""
+        if await self._scheduler.retire_workers(workers=[address], close_workers=True, stimulus_id="chaos"):
+            self._gone.add(number)
 
     def _is_whole(self, address: str) -> bool:
         members = self._scheduler.plugins["swarm"].members
@@ -367,6 +428,14 @@ class Play(SchedulerPlugin):
         if self._stopped.pop(number, None) is not None and self._cluster.workers[number].pid == pid:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+
+def _peer(each: socket.socket) -> int:
+    """The port of the other side; 0 where there is none."""
+    try:
+        return int(each.getpeername()[1])
+    except OSError:
+        return 0
 
 
 def _result(future: Future, timeout_s: float) -> object:
@@ -388,6 +457,8 @@ def _inside(fault: Fault) -> tuple[Any, ...]:
             return in_a_thread, spin, for_s
         case LoseHeartbeats(for_s=for_s):
             return mute, for_s
+        case Partition(for_s=for_s):
+            return cut_here, for_s or 60.0
         case _:
             raise TypeError(f"no real worker can be given a {type(fault).__name__}")
 

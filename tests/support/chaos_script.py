@@ -26,20 +26,30 @@ from swarm.twin.faults import (
     Fault,
     Hang,
     HoldGil,
+    Join,
+    Leave,
     LoseHeartbeats,
+    Partition,
+    Preempt,
     SchedulerLag,
     SlowDown,
     from_json,
     to_json,
 )
+from swarm.twin.models import WorkerModel
 
 FORMAT = 1
 HASH_BYTES = 32
 
-Kind = Literal["mixed", "busy"]
-"""mixed: all faults; busy: only those after which nobody may be evicted."""
+Kind = Literal["mixed", "busy", "moving"]
+"""mixed: what goes wrong in processes; busy: only that after which nobody may be evicted; moving: workers that come, or
+go, or are taken away after a notice, or are cut off."""
 How = Literal["sleep", "spin", "gil", "exit", "segv"]
 POISON = ("exit", "segv")
+NOTICE_S = 20.0
+"""As the setting `notice_period`, since a nanny that is told to stop goes by that."""
+CUT_OFF_S = 25.0
+"""Longer than the setting `silence_patience`: who is cut off for so long is removed."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,7 @@ def drawn(seed: int, kind: Kind = "mixed", *, length_s: float = 5.0, workers: in
         wanted.append(len(steps))
         steps.append(Step((), rng.choice(("exit", "segv")), 0.05, HASH_BYTES))
     names = [f"w{number}" for number in range(workers)]
-    faults = _mixed(rng, names, length_s) if kind == "mixed" else _busy(rng, names, length_s)
+    faults = {"mixed": _mixed, "busy": _busy, "moving": _moving}[kind](rng, names, length_s)
     faults.sort(key=lambda fault: fault.at_s)
     return Script(seed, kind, workers, tuple(steps), tuple(wanted), tuple(faults))
 
@@ -272,4 +282,24 @@ def _busy(rng: random.Random, names: list[str], length_s: float) -> list[Fault]:
     while at_s < length_s:
         made.append(SchedulerLag(at_s=at_s, for_s=rng.choice((0.2, 0.5, 1.0))))
         at_s += rng.expovariate(0.1)
+    return made
+
+
+def _moving(rng: random.Random, names: list[str], length_s: float) -> list[Fault]:
+    """The last two workers go for good, new ones come; of the others one is cut off, once for longer than patience."""
+    *stay, leaves, is_taken = names
+
+    def soon() -> float:
+        return rng.uniform(0.2, length_s)
+
+    made: list[Fault] = [
+        Leave(at_s=soon(), worker=leaves),
+        Preempt(at_s=soon(), worker=is_taken, notice_s=NOTICE_S, retire=True),
+        *(Partition(at_s=soon(), workers=(rng.choice(stay),), for_s=rng.choice((1.0, 4.0))) for _ in range(2)),
+        *(Join(at_s=soon(), model=WorkerModel(f"w{len(names) + n}", nanny=True)) for n in range(rng.randint(1, 2))),
+    ]
+    if rng.random() < 0.25:
+        made.append(Partition(at_s=soon(), workers=(rng.choice(stay),), for_s=CUT_OFF_S))
+    if rng.random() < 0.5:
+        made.append(Crash(at_s=soon(), worker=rng.choice(stay)))
     return made

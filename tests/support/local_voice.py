@@ -8,7 +8,7 @@ import time
 
 from swarm.agents.life.supervisor import Supervisor
 from swarm.channels.messages import ERROR, Message, Payload, Priority, encode
-from swarm.errors import AgentFailedError, ChannelFullError, NoAnswerError, UnknownAgentError
+from swarm.errors import AgentError, AgentFailedError, ChannelFullError, NoAnswerError, UnknownAgentError
 
 
 class LocalVoice:
@@ -31,10 +31,28 @@ class LocalVoice:
         assert self.supervisor is not None
         deadline_s = time.monotonic() + timeout_s
         frame = encode(message)
-        while not self.supervisor.deliver(message.recipient, frame, message.priority):
+        while not await self._deliver(message, frame):
             left_s = deadline_s - time.monotonic()
             if left_s <= 0 or not await self.supervisor.room(message.recipient, message.priority, left_s):
                 raise ChannelFullError(f"{message.recipient} made no room within {timeout_s:g} s")
+
+    def send_now(self, message: Message, frame: bytes) -> bool:
+        return False
+
+    async def _deliver(self, message: Message, frame: bytes) -> bool:
+        """From a callback of the loop, as channels do."""
+        assert self.supervisor is not None
+        loop, deliver = asyncio.get_running_loop(), self.supervisor.deliver
+        taken: asyncio.Future[bool] = loop.create_future()
+
+        def now() -> None:
+            try:
+                taken.set_result(deliver(message.recipient, frame, message.priority))
+            except AgentError as error:
+                taken.set_exception(error)
+
+        loop.call_soon(now)
+        return await taken
 
     async def request(self, message: Message, timeout_s: float) -> Payload:
         number = next(self._numbers)

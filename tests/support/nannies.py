@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Nanny
 
 from tests.support.waiting import wait_until
 
@@ -36,3 +36,10 @@ def processes(
             timeout_s=timeout_s,
         )
         yield cluster, client
+
+
+async def new_worker(scheduler: str, number: int, memory_limit: str = "2GiB") -> Nanny:
+    """One more worker process for such a cluster."""
+    return await Nanny(
+        scheduler, nthreads=1, name=number, memory_limit=memory_limit, preload=["swarm.agents"], dashboard=False
+    )

@@ -76,12 +76,12 @@ def _audit_speeds(placement: Placement) -> None:
     for step, tally in placement._speeds.items():
         views = by_step[step]
         assert set(tally.views) == {view.worker for view in views}
-        assert tally.threads == sum(view.load.threads for view in views)
-        assert tally.speed == about(sum(view.load.threads / view.factor for view in views))
+        assert tally.threads == sum(view.load.threads - view.load.held for view in views)
+        assert tally.speed == about(sum((view.load.threads - view.load.held) / view.factor for view in views))
         given = [each for view in views for each in _given(view.load)]
         assert tally.given == len(given)
         ends_s = sum(each.ends_at_s for each in given)
-        assert abs(tally.ends_s - ends_s) <= ENDS_SLACK_S * tally.threads
+        assert abs(tally.ends_s - ends_s) <= ENDS_SLACK_S * sum(view.load.threads for view in views)
 
 
 def _given(load: Load) -> list[Any]:

@@ -77,9 +77,10 @@ class SteadyLoad:
         self._workers = workers
 
     async def prepare(self) -> None:
-        """Let every worker import this module, and NumPy with it."""
+        """Let every worker import this module, and NumPy with it; so does the scheduler, which unpickles graphs."""
         answers = await self._client.run(square, 3)
         assert set(answers.values()) == {9}
+        await self._client.run_on_scheduler(square, 3)
 
     async def run(self, duration_s: float) -> None:
         """Load the cluster for a while, then wait for what is still under way."""

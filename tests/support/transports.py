@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
+from distributed.core import ConnectionPool, Server
 
+from swarm.channels.across_hosts import FULL, TAKEN, Arrivals, DaskCarrier
+from swarm.channels.communicator import Whereabouts
 from swarm.channels.handshake import PeerInfo
 from swarm.channels.messages import Priority
 from swarm.channels.security import new_token
@@ -90,9 +94,62 @@ async def stations(
     await eventually(lambda: len(asyncio.all_tasks()) == 1, "no task is left")
 
 
-ALL = [
+class DaskEnds:
+    """A Dask server, and the pool of connections of another."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[Priority, bytes]] = []
+        self.has_room: Callable[[bytes, Priority], bool] = lambda frame, priority: True
+        arrivals = Arrivals(self._take)
+
+        async def message(station: str, to: str, number: int, lanes: list[list[Any]], frames: list[bytes]) -> list[Any]:
+            return await arrivals.came(station, number, lanes, frames)
+
+        self.far = Server({"swarm_message": message}, needs_workdir=False)
+        self.pool = ConnectionPool()
+        self.carrier = DaskCarrier("near", self.pool)
+
+    async def _take(self, station: str, frame: object) -> str:
+        assert isinstance(frame, bytes)
+        priority, content = Priority(frame[0]), frame[1:]
+        if not self.has_room(content, priority):
+            return FULL
+        self.received.append((priority, content))
+        return TAKEN
+
+    async def send(self, frame: bytes, priority: Priority = Priority.NORMAL, timeout_s: float = 10.0) -> None:
+        to = Whereabouts("far", "kind", "far", self.far.address, "", "")
+        await self.carrier.send(to, bytes([priority]) + frame, priority, timeout_s)
+
+    async def break_channel(self) -> None:
+        comms = self.pool.occupied[self.far.address] | self.pool.available[self.far.address]
+        for comm in comms:
+            comm.abort()
+
+    async def close_receiver(self) -> None:
+        await self.far.close()
+
+
+@contextlib.asynccontextmanager
+async def dask_servers(folder: Path, *, channel_size: int = 0) -> AsyncIterator[DaskEnds]:
+    """Over TCP; how much is under way is up to Dask."""
+    ends = DaskEnds()
+    await asyncio.gather(ends.pool, ends.far)
+    await ends.far.listen("tcp://127.0.0.1:0")
+    try:
+        yield ends
+    finally:
+        await ends.carrier.close()
+        await asyncio.gather(ends.pool.close(), ends.far.close())
+
+
+STATIONS = [
     pytest.param({"ring": False, "encrypt": False}, id="socket"),
     pytest.param({"ring": True, "encrypt": False}, id="ring"),
     pytest.param({"ring": False, "encrypt": True}, id="sealed-socket"),
     pytest.param({"ring": True, "encrypt": True}, id="sealed-ring"),
+]
+ALL = [
+    *(pytest.param(functools.partial(stations, **how.values[0]), id=how.id) for how in STATIONS),
+    pytest.param(dask_servers, id="dask"),
 ]

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 REMEMBERED = 128
 """Measured tasks of a function that count."""
+SLOW = 2.0
+"""Over what is typical of tasks of its size, from which on a task counts as slow."""
+OWN_SHARE = 0.5
+"""Of the time that a slow task took longer, in which it must have done more for that to be the reason."""
+FEW_ALIKE = 5
+"""Tasks of a size that say what is typical."""
+MOST_HELP = 1.0
+"""`FunctionCosts.helpers_ratio` above which others do most of it, and it is unknown what a task did."""
 
 
 @dataclass(slots=True)
@@ -49,6 +57,15 @@ class Cost:
 
 def _half_octave(nbytes: int) -> int:
     return round(2 * math.log2(nbytes)) if nbytes > 0 else 0
+
+
+def _done_s(costs: Sequence[Cost]) -> list[float]:
+    """What each did, in seconds of CPU at the usual speed: by instructions where all are counted."""
+    if not all("instructions" in cost.counted for cost in costs):
+        return [cost.cpu_s for cost in costs]
+    typical = median(cost.counted["instructions"] for cost in costs) or 1.0
+    typical_s = median(cost.cpu_s for cost in costs)
+    return [cost.counted["instructions"] / typical * typical_s for cost in costs]
 
 
 class FunctionCosts:
@@ -131,6 +148,30 @@ class FunctionCosts:
         sums = self.counted()
         instructions = sums.get("instructions", 0.0)
         return 1000.0 * sums[counter] / instructions if counter in sums and instructions else None
+
+    def slow(self) -> tuple[int, int, int]:
+        """Measured tasks, and those that took twice as long as is typical: without doing more, and because they did.
+
+        By instructions where they are counted, since a CPU that is slow or shared takes more time for the same work.
+        Where other threads do most of the work, nobody knows what each task has done: none counts as slow.
+        """
+        if self.helpers_ratio > MOST_HELP:
+            return len(self._full), 0, 0
+        alike: dict[tuple[int, int], list[Cost]] = {}
+        for cost in self._full:
+            alike.setdefault(cost.size, []).append(cost)
+        tasks = held_up = by_themselves = 0
+        for costs in alike.values():
+            if len(costs) < FEW_ALIKE:
+                continue
+            tasks += len(costs)
+            typical_s, usual_s = median(cost.wall_s for cost in costs), _done_s(costs)
+            typical_done_s = median(usual_s)
+            for cost, done_s in zip(costs, usual_s, strict=True):
+                if cost.wall_s > SLOW * typical_s:
+                    is_own = done_s - typical_done_s > OWN_SHARE * (cost.wall_s - typical_s)
+                    by_themselves, held_up = by_themselves + is_own, held_up + (not is_own)
+        return tasks, held_up, by_themselves
 
     def row(self) -> dict[str, float | int | str | list[str] | None]:
         """What is known, as data; None for what does not count here."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from scheduler_plugins.decide.agents import SCHEDULER
 from scheduler_plugins.learn.asking import estimate
 from scheduler_plugins.learn.fingerprints import Fingerprint, Library, Shape, fingerprint, shape_in_slices
 from swarm.agents.base import BaseAgent
@@ -39,6 +40,8 @@ MOST_TASKS = 50_000
 """Of a graph whose shape is measured; that of a larger one is taken from its groups."""
 MOST_WATCHED = 64
 USUAL = "default"
+ADVICE_HOLDS_S = 24 * 3600.0
+"""How long the scheduler goes by what other work has shown."""
 
 
 class _Graphs(SchedulerPlugin):
@@ -99,7 +102,7 @@ class LearningAgent(BaseAgent):
         if not mine or mine[-1].run in self._watched or len(self._watched) >= MOST_WATCHED:
             return
         run = mine[-1]
-        watched = self._watched[run.run] = _Watched(run, self._strategy())
+        watched = self._watched[run.run] = _Watched(run, self._strategy(), self._plugin.mind.choosing.work)
         if len(run.tasks) > MOST_TASKS:
             watched.shape = self._shape_of_groups(run.tasks)
             return
@@ -151,7 +154,25 @@ class LearningAgent(BaseAgent):
             if run.is_over:
                 del self._watched[name]
                 if run.status == "finished" and watched.shape is not None:
-                    self.library.add(watched.fingerprint())
+                    this = watched.fingerprint()
+                    self.library.add(this)
+                    await self._advise(this)
+
+    async def _advise(self, this: Fingerprint) -> None:
+        """Tell the scheduler what does best with work that is like this, where it can't know that itself yet."""
+        bandit = self._plugin.mind.choosing.bandit
+        if bandit is None or not this.work or bandit.best(this.work) is not None:
+            return
+        for like in self.library.alike(this):
+            work = like.known.work
+            if work and work != this.work and (strategy := bandit.best(work)) is not None:
+                about = {"work": this.work, "strategy": strategy, "run": this.run, "like": like.known.run}
+                advice: dict[str, Payload] = {**about, "distance": like.distance, "holds_s": ADVICE_HOLDS_S}
+                try:
+                    await self.send(SCHEDULER, "strategy_advised", advice)
+                except AgentError as error:  # the next run that is like it says so again
+                    self.surroundings.log.warning("advice_unheard", reason=str(error))
+                return
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -230,9 +251,10 @@ _ESTIMATE: dict[str, Any] = {"function": "", "nbytes": 0, "worker": ""}
 class _Watched:
     """A run under way."""
 
-    def __init__(self, run: Any, strategy: str) -> None:
+    def __init__(self, run: Any, strategy: str, work: str) -> None:
         self.run = run
         self.strategy = strategy
+        self.work = work
         self.shape: Shape | None = None
         self._expected = _prefixes(run.tasks)
 
@@ -253,7 +275,7 @@ class _Watched:
         for name, tally in run.by_function.items():
             functions[name] = max(tally.tasks, functions.get(name, (0,))[0]), tally.total_s, float(tally.output_bytes)
         elapsed_s = (run.ended_at_s or run.submitted_at_s) - run.submitted_at_s
-        return fingerprint(run.run, run.name, functions, self.shape, self.strategy, elapsed_s)
+        return fingerprint(run.run, run.name, functions, self.shape, self.strategy, elapsed_s, self.work)
 
 
 class _Needs(Mapping[Any, Collection[Any]]):

@@ -15,6 +15,7 @@ import psutil
 from distributed import Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
+from scheduler_plugins.decide.agents import SCHEDULER
 from swarm import tunables
 from swarm.agents.base import BaseAgent, State
 from swarm.agents.kinds.experiments import Book, Experiment, Rules, Verdict, next_values
@@ -23,7 +24,7 @@ from swarm.agents.kinds.knobs import Knob, Knobs
 from swarm.agents.kinds.task_counters import TaskCounters
 from swarm.agents.kinds.trimming import Trimmer, malloc_trim
 from swarm.channels.messages import Message, Payload
-from swarm.errors import AgentDefinitionError, nearest
+from swarm.errors import AgentDefinitionError, AgentError, nearest
 from swarm.telemetry.sources.counters import Counters
 from swarm.tunables import Value
 
@@ -36,14 +37,19 @@ FEW = 10
 IDLE_S = 600.0
 """After so long without a task of the function that a setting is for, it is as it was."""
 MOST_FUNCTIONS = 500
+SAY_S = 10.0
+"""Between two times that the scheduler is told of slow tasks."""
+SAID_HOLDS_S = 60.0
+"""How long it goes by that, after the last task of the function."""
 MESSAGES = ("counters", "experiments")
 
 
 class OptimizationAgent(BaseAgent):
     """Measures a sample of the tasks of its worker, and tries settings on them, one at a time.
 
-    What wins stays, for as long as tasks of the function come; everything is as it was after `teardown`. Asked for
-    `counters` it tells what each function's tasks cost, for `experiments` what was tried and what came of it.
+    The scheduler is told which tasks are slow, and why: for its copies. What wins stays, for as long as tasks of the
+    function come; everything is as it was after `teardown`. Asked for `counters` it tells what each function's tasks
+    cost, for `experiments` what was tried and what came of it.
 
     Parameters
     ----------
@@ -90,6 +96,7 @@ class OptimizationAgent(BaseAgent):
         self._touched: set[str] = set()
         self._rates: dict[str, tuple[int, float]] = {}
         self._rated_s = 0.0
+        self._said_s = 0.0
         self._is_on = False
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -152,6 +159,9 @@ class OptimizationAgent(BaseAgent):
         if (failure := self._tasks.failure) is not None:
             raise failure
         now_s = time.time()
+        if now_s - self._said_s >= SAY_S:
+            self._said_s = now_s
+            await self._tell_of_slow_tasks(now_s)
         if (trial := self.experiment) is not None:
             trial.passed(now_s)
             for seconds in self._tasks.running(trial.function):
@@ -171,6 +181,26 @@ class OptimizationAgent(BaseAgent):
             self._rate(time.monotonic())
             if self._wants_experiments and self.experiment is None:
                 self._begin()
+
+    async def _tell_of_slow_tasks(self, now_s: float) -> None:
+        """The scheduler copies tasks that are late: whether that helps depends on why they are."""
+        for costs in list(self.functions.values()):
+            if now_s - costs.seen_s > SAID_HOLDS_S:
+                continue
+            tasks, held_up, by_themselves = costs.slow()
+            if not held_up + by_themselves:
+                continue
+            seen: dict[str, Payload] = {"tasks": tasks, "held_up": held_up, "by_themselves": by_themselves}
+            try:
+                await self.send(
+                    SCHEDULER,
+                    "slow_tasks",
+                    {"function": costs.function, **seen, "holds_s": SAID_HOLDS_S},
+                    timeout_s=1.0,
+                )
+            except AgentError as error:  # it is said again
+                self.surroundings.log.warning("slow_tasks_unheard", function=costs.function, reason=str(error))
+                return
 
     def handle_message(self, message: Message) -> Payload:
         if message.kind == "counters":

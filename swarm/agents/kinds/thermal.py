@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from scheduler_plugins.decide.agents import SCHEDULER
 from swarm.agents.base import BaseAgent, State
 from swarm.agents.kinds.fans import Fans
 from swarm.agents.kinds.heat import Decision, FanRule, Governor, heat_rule, power_rule, power_shares
@@ -55,8 +56,9 @@ class ThermalAgent(BaseAgent):
     """Samples, forecasts, sets the host's budget, and tells others.
 
     It takes `thermal_status` or `status` (answers with all it knows) and `thermal_need` (of other hosts).
-    Those that it sends to all: `host_hot` at each change of the cores and every 10 s meanwhile, with `host`, `place`,
-    `cores`, `all_cores`, `reason`, the readings and `holds_s`; `host_cool` when all cores may be used again.
+    Those that it sends to all, and to the scheduler, which gives hot hosts less to do: `host_hot` at each change of the
+    cores and every 10 s meanwhile, with `host`, `place`, `cores`, `all_cores`, `reason`, the readings and `holds_s`;
+    `host_cool` when all cores may be used again.
 
     Parameters
     ----------
@@ -309,6 +311,8 @@ class ThermalAgent(BaseAgent):
         """False when it could not be said: it is tried again at the next cycle."""
         try:
             await self.broadcast(kind, about, to=to, priority=priority, timeout_s=1.0)
+            if to == "*":
+                await self.send(SCHEDULER, kind, about, priority=priority, timeout_s=1.0)
         except AgentError as error:
             self.failures += 1
             if self.failures & (self.failures - 1) == 0:

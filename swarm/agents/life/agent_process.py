@@ -113,8 +113,8 @@ class Home:
     def keeps(self, state: bytes) -> None:
         self.wire.say(Op.KEEPS, state)
 
-    def answers(self, frame: bytes, priority: int) -> None:
-        self.wire.say(Op.ANSWERS, frame, int(priority))
+    def answers(self, answer: Message, frame: bytes) -> None:
+        self.wire.say(Op.ANSWERS, frame)
 
     def complains(self, line: str) -> None:
         self.wire.say(Op.COMPLAINS, line)

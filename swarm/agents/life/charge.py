@@ -16,8 +16,8 @@ from swarm.agents.life.post import Post
 from swarm.agents.life.runner import line_of
 from swarm.agents.life.vitals import Doing, Record
 from swarm.agents.spec import AgentSpec, pack_state, unpack_state
-from swarm.channels.messages import decode
-from swarm.errors import AgentDefinitionError, AgentError, AgentFailedError, MessageError, UnknownAgentError
+from swarm.channels.messages import Message
+from swarm.errors import AgentDefinitionError, AgentError, AgentFailedError, UnknownAgentError
 
 START_S = 60.0
 """For `setup`, and for a process to import what its agent needs, on a busy host."""
@@ -46,7 +46,7 @@ class Charge:
         self._circumstances = circumstances
         self._on_event = on_event
         self._log = circumstances.surroundings.log.bind(agent=spec.agent_id)
-        self.post = Post(spec.agent_id, mailbox_bytes, circumstances.surroundings.voice, self._log, circumstances.loop)
+        self.post = Post(spec.agent_id, mailbox_bytes, circumstances.courier, self._log, circumstances.loop)
         self._state = pack_state(spec.state, spec.agent_id)
         self._record = Record()
         self._body: Body | None = None
@@ -140,16 +140,11 @@ class Charge:
     def keeps(self, state: bytes) -> None:
         self._state = state
 
-    def answers(self, frame: bytes, priority: int) -> None:
-        try:
-            answer = decode(frame)
-        except MessageError as error:
-            self.complains(line_of(error))
-            return
+    def answers(self, answer: Message, frame: bytes) -> None:
         if answer.answers is None or answer.sender != self.spec.agent_id:
             self.complains(f"{answer.kind} in the name of {answer.sender} is no answer of its own")
             return
-        self.post.answers(answer)
+        self.post.answers(answer, frame)
 
     def complains(self, line: str) -> None:
         self.last_error = line

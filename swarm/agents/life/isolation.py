@@ -30,7 +30,8 @@ class Owner(Protocol):
 
     def keeps(self, state: bytes) -> None: ...
 
-    def answers(self, frame: bytes, priority: int) -> None: ...
+    def answers(self, answer: Message, frame: bytes) -> None:
+        """`frame` is the answer, encoded."""
 
     def complains(self, line: str) -> None: ...
 
@@ -49,8 +50,8 @@ class Body(Protocol):
     async def start(self, state: State) -> None:
         """Returns when the agent runs; raises AgentFailedError if it does not come to that."""
 
-    def give(self, frame: bytes) -> None:
-        """The message that the agent wanted."""
+    def give(self, frame: bytes, message: Message | None) -> None:
+        """The message that the agent wanted; as it is read, if somebody has read it."""
 
     async def stop(self) -> None:
         """End it after its turn, with `teardown`; afterwards nothing of it runs, or it is out of reach.
@@ -62,6 +63,14 @@ class Body(Protocol):
         """End it by force, or leave it behind, if it has not ended; returns what was done, for the log."""
 
 
+class Courier(Voice, Protocol):
+    """The voice of a process."""
+
+    def send_now(self, message: Message, frame: bytes) -> bool:
+        """As `send`, if nothing has to be waited for; False when it has. `frame` is the message, encoded."""
+        ...
+
+
 @dataclass
 class Circumstances:
     """What the agents of one process share."""
@@ -69,6 +78,8 @@ class Circumstances:
     loop: asyncio.AbstractEventLoop
     surroundings: Surroundings
     """As for an agent on the loop; the voice says what any agent of this process may say."""
+    courier: Courier
+    """The same voice, for answers."""
     settings: dict[str, Any]
     """All settings as data, for processes."""
     optimization_interval_s: float

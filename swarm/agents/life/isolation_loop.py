@@ -7,6 +7,7 @@ import inspect
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
+from contextvars import copy_context
 from typing import Any
 
 from swarm.agents.base import State
@@ -14,6 +15,7 @@ from swarm.agents.life.isolation import CANCEL_S, TEARDOWN_S, Bound, Circumstanc
 from swarm.agents.life.runner import Runner, line_of, no_exit
 from swarm.agents.life.vitals import Vitals
 from swarm.agents.spec import AgentSpec
+from swarm.channels.messages import Message
 from swarm.errors import AgentFailedError
 
 HELD_S = 0.05
@@ -33,6 +35,7 @@ class LoopBody:
         self._started = circumstances.loop.create_future()
         self._holds: deque[float] = deque(maxlen=HOLDS)
         self._held_s = 0.0
+        self._context = copy_context()
         self._runner = Runner(
             lambda: spec.agent_class(spec.agent_id, **spec.options),
             bound(circumstances.surroundings, Bound(circumstances.surroundings.voice, spec.agent_id), spec),
@@ -41,18 +44,20 @@ class LoopBody:
             interval_s=spec.interval,
             optimization_interval_s=circumstances.optimization_interval_s,
             drive=self._drive,
+            context=self._context,
         )
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, state: State) -> None:
-        self._task = asyncio.create_task(self._runner.run(state), name=f"swarm-agent-{self._spec.agent_id}")
+        name = f"swarm-agent-{self._spec.agent_id}"
+        self._task = asyncio.create_task(self._runner.run(state), name=name, context=self._context)
         self._task.add_done_callback(self._over)
         await first_of(self._task, self._started)
         if not self._started.done():  # else it has ended since, and its owner hears of it
             raise AgentFailedError(_reason(self._task))
 
-    def give(self, frame: bytes) -> None:
-        self._runner.give(frame)
+    def give(self, frame: bytes, message: Message | None) -> None:
+        self._runner.give(message or frame)
 
     async def stop(self) -> None:
         if self._task is None:
@@ -114,9 +119,9 @@ class LoopBody:
         if self._owner is not None:
             self._owner.keeps(state)
 
-    def answers(self, frame: bytes, priority: int) -> None:
+    def answers(self, answer: Message, frame: bytes) -> None:
         if self._owner is not None:
-            self._owner.answers(frame, priority)
+            self._owner.answers(answer, frame)
 
     def complains(self, line: str) -> None:
         if self._owner is not None:

@@ -20,7 +20,7 @@ from swarm.agents.life.runner import line_of, one_line
 from swarm.agents.life.vitals import Vitals, shared_memory
 from swarm.agents.life.wire import Op, Wire
 from swarm.agents.spec import AgentSpec, Limits
-from swarm.channels.messages import decode
+from swarm.channels.messages import Message, decode
 from swarm.errors import AgentDefinitionError, AgentFailedError, ChannelFullError, MessageError
 from swarm.reason import outcome, reason
 
@@ -137,7 +137,7 @@ class ProcessBody:
                 self._output_fd = None
         self._circumstances.loop.add_reader(self._output_fd, self._read_output)
 
-    def give(self, frame: bytes) -> None:
+    def give(self, frame: bytes, message: Message | None) -> None:
         self._wire.say(Op.GIVE, frame)
 
     async def stop(self) -> None:
@@ -190,8 +190,11 @@ class ProcessBody:
                 owner.wants()
             case Op.KEEPS, [bytes(state)]:
                 owner.keeps(state)
-            case Op.ANSWERS, [bytes(frame), int(priority)]:
-                owner.answers(frame, priority)
+            case Op.ANSWERS, [bytes(frame)]:
+                try:
+                    owner.answers(decode(frame), frame)
+                except MessageError as error:
+                    owner.complains(line_of(error))
             case Op.COMPLAINS, [str(line)]:
                 owner.complains(one_line(line))
             case _:
@@ -295,7 +298,7 @@ class _Nobody:
 
     def keeps(self, state: bytes) -> None: ...
 
-    def answers(self, frame: bytes, priority: int) -> None: ...
+    def answers(self, answer: Message, frame: bytes) -> None: ...
 
     def complains(self, line: str) -> None: ...
 

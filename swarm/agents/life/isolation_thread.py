@@ -81,8 +81,8 @@ class ThreadBody:
             self._thread.join()
             raise AgentFailedError(self._over.result())
 
-    def give(self, frame: bytes) -> None:
-        self._tell_inside(lambda: self._runner.give(frame))
+    def give(self, frame: bytes, message: Message | None) -> None:
+        self._tell_inside(lambda: self._runner.give(message or frame))
 
     async def stop(self) -> None:
         if self._thread.ident is None:
@@ -146,8 +146,8 @@ class ThreadBody:
     def keeps(self, state: bytes) -> None:
         self._tell_owner("keeps", state)
 
-    def answers(self, frame: bytes, priority: int) -> None:
-        self._tell_owner("answers", frame, priority)
+    def answers(self, answer: Message, frame: bytes) -> None:
+        self._tell_owner("answers", answer, frame)
 
     def complains(self, line: str) -> None:
         self._tell_owner("complains", line)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from swarm.agents.base import Voice
+from swarm.agents.life.isolation import Courier
 from swarm.agents.life.runner import failed, line_of
 from swarm.agents.life.vitals import Vitals
 from swarm.channels.mailbox import Mailbox
@@ -41,7 +41,7 @@ class Post:
     """
 
     def __init__(
-        self, agent_id: str, capacity_bytes: int, voice: Voice, log: BoundLogger, loop: asyncio.AbstractEventLoop
+        self, agent_id: str, capacity_bytes: int, voice: Courier, log: BoundLogger, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.mailbox = Mailbox(capacity_bytes)
         self.answers_lost = 0
@@ -51,7 +51,7 @@ class Post:
         self._voice = voice
         self._log = log
         self._loop = loop
-        self._give: Callable[[bytes], None] | None = None
+        self._give: Callable[[bytes, Message | None], None] | None = None
         self._wants = False
         self._hand: bytes | None = None
         """What the agent was given last, in this life."""
@@ -65,9 +65,12 @@ class Post:
 
     # -- for senders --------------------------------------------------------------------------------------------------
 
-    def put(self, frame: bytes, priority: Priority) -> bool:
-        """Take a message; False when there is no room."""
+    def put(self, frame: bytes, priority: Priority, message: Message | None = None) -> bool:
+        """Take a message; False when there is no room. `message` is the frame, if it is read already."""
         self._check_open()
+        if self._is_ready() and self._again is None and not self.mailbox:
+            self._pass(frame, message)
+            return True
         if not self.mailbox.put(frame, priority):
             return False
         self._hand_over()
@@ -90,7 +93,7 @@ class Post:
 
     # -- for the agent's lives ----------------------------------------------------------------------------------------
 
-    def open_for(self, give: Callable[[bytes], None]) -> None:
+    def open_for(self, give: Callable[[bytes, Message | None], None]) -> None:
         """A life runs; it gets a message whenever it `wants` one."""
         self._give = give
         self._hand_over()
@@ -123,9 +126,10 @@ class Post:
             return None
         return max(self._handed_s, vitals.good_at_s)
 
-    def answers(self, answer: Message) -> None:
-        """Send what the agent answers."""
-        self._send(answer, ANSWER_S)
+    def answers(self, answer: Message, frame: bytes) -> None:
+        """Send what the agent answers; `frame` is the answer, encoded."""
+        if self._sending or not self._voice.send_now(answer, frame):  # those that wait go first
+            self._send(answer, ANSWER_S)
 
     async def close(self, error: AgentError) -> None:
         """Tell all who wait that there will be no answer; afterwards nothing is under way."""
@@ -153,19 +157,27 @@ class Post:
 
     def _hand_over(self) -> None:
         """Give the agent a message, if it wants one and there is one."""
-        if not self._wants or self._give is None or len(self._sending) >= ANSWERS_AT_ONCE:
+        if not self._is_ready():
             return
         frame, self._again = self._again, None
         if frame is None and (frame := self.mailbox.take()) is None:
             return
+        for priority, senders in self._senders.items():
+            if senders and self.mailbox.fill_at(priority) <= ROOMY:
+                self._wake_senders(priority)
+        self._pass(frame, None)
+
+    def _is_ready(self) -> bool:
+        """The agent wants a message, and may have it."""
+        return self._wants and self._give is not None and len(self._sending) < ANSWERS_AT_ONCE
+
+    def _pass(self, frame: bytes, message: Message | None) -> None:
+        assert self._give is not None
         self._wants = False
         self._hand = frame
         self._handed_s = time.monotonic()
         self._given += 1
-        for priority, senders in self._senders.items():
-            if senders and self.mailbox.fill_at(priority) <= ROOMY:
-                self._wake_senders(priority)
-        self._give(frame)
+        self._give(frame, message)
 
     def _wake_senders(self, priority: Priority) -> None:
         senders, self._senders[priority] = self._senders[priority], []

@@ -6,13 +6,14 @@ The agent's methods are called one at a time: `restore`, `setup`, then cycles an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import time
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Protocol
 
 from swarm.agents.base import BaseAgent, State, Surroundings
+from swarm.agents.life.first_step import FirstStep
 from swarm.agents.life.vitals import Doing, Vitals
 from swarm.agents.spec import pack_state
 from swarm.channels.messages import ERROR, Message, decode, encode
@@ -31,8 +32,8 @@ class Port(Protocol):
     def keeps(self, state: bytes) -> None:
         """Its state is another one now."""
 
-    def answers(self, frame: bytes, priority: int) -> None:
-        """Send this to who waits for it."""
+    def answers(self, answer: Message, frame: bytes) -> None:
+        """Send this to who waits for it; `frame` is the answer, encoded."""
 
     def complains(self, line: str) -> None:
         """Something went wrong, and the agent goes on."""
@@ -49,6 +50,8 @@ class Runner:
         What it is given.
     drive
         Calls a method of the agent and awaits what it returns, if need be; a host may measure in it.
+    context
+        Of the task that `run` is in: then a message for an agent that rests is begun by whoever brings it.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Runner:
         optimization_interval_s: float,
         cpu_clock: Callable[[], float] | None = None,
         drive: Callable[..., Any] | None = None,
+        context: Context | None = None,
     ) -> None:
         self._make = make
         self._surroundings = surroundings
@@ -71,7 +75,11 @@ class Runner:
         self._optimization_interval_s = optimization_interval_s
         self._cpu_clock = cpu_clock
         self._drive = drive or _drive
-        self._hand: bytes | None = None
+        self._context = context
+        self._resting: tuple[BaseAgent, asyncio.Task[Any], float] | None = None
+        """Who, in which task, and until when (`time.monotonic`), if nothing else happens."""
+        self._begun: FirstStep | None = None
+        self._hand: bytes | Message | None = None
         self._wanted = False
         self._stopping = False
         self._waiting: asyncio.Future[None] | None = None
@@ -80,11 +88,12 @@ class Runner:
 
     # -- for the host, in the runner's own thread -------------------------------------------------------------------
 
-    def give(self, frame: bytes) -> None:
-        """The message that the runner wanted."""
+    def give(self, message: bytes | Message) -> None:
+        """The message that the runner wanted, encoded or not."""
         self._wanted = False
-        self._hand = frame
-        self._wake()
+        self._hand = message
+        if not self._begin():
+            self._wake()
 
     def stop(self) -> None:
         """End after the turn that is under way."""
@@ -130,18 +139,19 @@ class Runner:
                 cycle_at_s = max(now_s + self._interval_s, time.monotonic())
                 turn_of_messages = True
             elif self._hand is not None:
-                frame, self._hand = self._hand, None
-                await self._handle(agent, frame)
+                given, self._hand = self._hand, None
+                await self._handle(agent, given)
                 turn_of_messages = False
             elif optimize_at_s <= now_s:
                 await self._optimize(agent)
                 optimize_at_s = time.monotonic() + self._optimization_interval_s
             else:
-                await self._rest(min(cycle_at_s, optimize_at_s))
+                await self._rest(agent, min(cycle_at_s, optimize_at_s))
                 continue
             if self._cpu_clock is not None:
                 self._vitals.note_cpu(self._cpu_clock())
-            await asyncio.sleep(0)  # an agent with no end of work lets others have the loop between its turns
+            if self._hand is not None or min(cycle_at_s, optimize_at_s) <= time.monotonic():
+                await asyncio.sleep(0)  # an agent with no end of work lets others have the loop between its turns
 
     async def _cycle(self, agent: BaseAgent) -> None:
         began_s = time.monotonic()
@@ -152,14 +162,14 @@ class Runner:
         if self._hand is None:
             self._want()  # after a long cycle the next is due at once; what waits has its turn before it
 
-    async def _handle(self, agent: BaseAgent, frame: bytes) -> None:
+    async def _handle(self, agent: BaseAgent, given: bytes | Message) -> None:
         failure: Exception | None = None
         message: Message | None = None
         result: Any = None
         with self._vitals.turn(Doing.MESSAGE):  # until all is counted and answered: a crash is either before or after
             self._vitals.begin_message()
             try:
-                message = decode(frame)
+                message = given if isinstance(given, Message) else decode(given)
                 result = await self._drive(agent.handle_message, message)
             except Exception as error:  # noqa: BLE001 - it goes to whoever asked, and into the log
                 failure = error
@@ -167,11 +177,12 @@ class Runner:
             if message is not None and message.wants_answer:
                 reply = message.answer(result) if failure is None else failed(message, failure)
                 try:
-                    answer = encode(reply)
+                    frame = encode(reply)
                 except MessageError as error:
                     failure = error
-                    answer = encode(failed(message, error))
-                self._port.answers(answer, reply.priority)
+                    reply = failed(message, error)
+                    frame = encode(reply)
+                self._port.answers(reply, frame)
             self._vitals.count_message(failed=failure is not None)
         if failure is not None:
             self._complain("message_failed", failure, kind=None if message is None else message.kind)
@@ -209,24 +220,62 @@ class Runner:
             self._wanted = True
             self._port.wants()
 
-    async def _rest(self, until_s: float) -> None:
+    def _begin(self) -> bool:
+        """Handle what is in hand now, while the agent rests; False when it has to be woken for that."""
+        resting, self._resting = self._resting, None
+        if resting is None or self._hand is None or self._context is None:
+            return False
+        agent, task, until_s = resting
+        is_woken = self._waiting is None or self._waiting.done()
+        if is_woken or asyncio.current_task() is not None or time.monotonic() >= until_s:
+            return False
+        given, self._hand = self._hand, None
+        step = FirstStep(self._handle(agent, given), task, self._context)
+        if not step.is_over:
+            self._begun = step
+            return False
+        return self._rest_on(resting)
+
+    def _rest_on(self, resting: tuple[BaseAgent, asyncio.Task[Any], float]) -> bool:
+        """After what was handled at once; False when there is more to do."""
+        if self._stopping:
+            return False
+        self._want()
+        if self._hand is not None:
+            return False
+        self._resting = resting
+        return True
+
+    async def _rest(self, agent: BaseAgent, until_s: float) -> None:
         """Wait for a message, the end, or a time."""
         self._want()
         if self._hand is not None or self._stopping:
+            await asyncio.sleep(0)  # as in `_live`
             return
         loop = asyncio.get_running_loop()
         self._waiting = loop.create_future()
+        task = asyncio.current_task()
+        if self._context is not None and task is not None:
+            self._resting = (agent, task, until_s)
         timer = None
         if until_s < float("inf"):
             timer = loop.call_later(max(until_s - time.monotonic(), 0.0), self._wake)
         try:
             await self._waiting
+        except asyncio.CancelledError as error:
+            if self._begun is None:
+                raise
+            self._begun.cancel(error)
         finally:
-            self._waiting = None
+            self._waiting = self._resting = None
             if timer is not None:
                 timer.cancel()
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            await begun
 
     def _wake(self) -> None:
+        self._resting = None
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
@@ -238,13 +287,14 @@ async def _drive(method: Callable[..., Any], *arguments: Any) -> Any:
         return await result if inspect.isawaitable(result) else result
 
 
-@contextlib.contextmanager
-def no_exit() -> Any:
+class no_exit:  # noqa: N801 - as those of contextlib; a class, since it is entered for each message
     """An agent may end itself by `sys.exit`, not the worker that it lives on."""
-    try:
-        yield
-    except SystemExit as error:
-        raise AgentFailedError(f"it called sys.exit({error.code!r})") from error
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if isinstance(error, SystemExit):
+            raise AgentFailedError(f"it called sys.exit({error.code!r})") from error
 
 
 def _overrides(agent: BaseAgent, method: str) -> bool:

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from swarm.agents.base import Surroundings, Voice
+from swarm.agents.base import Surroundings
 from swarm.agents.life.charge import Charge, OnEvent
-from swarm.agents.life.isolation import Circumstances
+from swarm.agents.life.isolation import Circumstances, Courier
 from swarm.agents.life.lifecycle import RestartRule
 from swarm.agents.spec import AgentSpec
-from swarm.channels.messages import Priority
+from swarm.channels.messages import Message, Priority
 from swarm.config import Settings
 from swarm.errors import AgentDefinitionError, AgentExistsError, UnknownAgentError, nearest
 from swarm.telemetry.logs import get_logger
@@ -44,7 +44,7 @@ class Supervisor:
 
     def __init__(
         self,
-        voice: Voice,
+        voice: Courier,
         settings: Settings,
         *,
         on_event: OnEvent | None = None,
@@ -58,7 +58,7 @@ class Supervisor:
         log = get_logger(place=place)
         surroundings = Surroundings(settings, log, voice, audit or _no_audit, place, dask, extras or {})
         self._circumstances = Circumstances(
-            asyncio.get_running_loop(), surroundings, settings.model_dump(), settings.optimization_interval
+            asyncio.get_running_loop(), surroundings, voice, settings.model_dump(), settings.optimization_interval
         )
         self._on_event = on_event or _nobody_listens
         self._rule = rule or RestartRule()
@@ -116,8 +116,8 @@ class Supervisor:
         """What is known of each agent, as data: `swarm.agents.life.charge.Charge.status`."""
         return [charge.status() for charge in self._charges.values()]
 
-    def deliver(self, agent_id: str, frame: bytes, priority: Priority) -> bool:
-        """Put a message into an agent's mailbox; False when there is no room.
+    def deliver(self, agent_id: str, frame: bytes, priority: Priority, message: Message | None = None) -> bool:
+        """Put a message into an agent's mailbox; False when there is no room. `message` is the frame, if it is read.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class Supervisor:
         AgentFailedError
             It was given up.
         """
-        return self._charge(agent_id).post.put(frame, priority)
+        return self._charge(agent_id).post.put(frame, priority, message)
 
     async def room(self, agent_id: str, priority: Priority, timeout_s: float) -> bool:
         """Wait until `deliver` may find room; False when there was none in time. Raises as `deliver` does."""

@@ -13,8 +13,6 @@ import mmap
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
 
 WORDS = 256
@@ -61,12 +59,16 @@ class Vitals:
             self._map.close()
             self._map = None
 
-    @contextmanager
-    def turn(self, doing: Doing) -> Iterator[None]:
+    def turn(self, doing: Doing) -> _Turn:
         """The agent is busy inside the block; when it raises, what it was doing stays to be seen."""
+        return _Turn(self, doing)
+
+    def _begin(self, doing: Doing) -> float:
         self._times_s[_SINCE] = began_s = time.monotonic()  # before the next, see above
         self._counts[_DOING] = doing
-        yield
+        return began_s
+
+    def _end(self, doing: Doing, began_s: float) -> None:
         self._counts[_DOING] = Doing.NOTHING
         ended_s = time.monotonic()
         self._times_s[_BUSY] += ended_s - began_s
@@ -120,6 +122,22 @@ class Vitals:
     def good_at_s(self) -> float:
         """When it last finished some work (`time.monotonic`); 0 if it never has."""
         return self._times_s[_GOOD]
+
+
+class _Turn:
+    """A class, and no generator, since there is one for each message."""
+
+    __slots__ = ("_began_s", "_doing", "_vitals")
+
+    def __init__(self, vitals: Vitals, doing: Doing) -> None:
+        self._vitals, self._doing = vitals, doing
+
+    def __enter__(self) -> None:
+        self._began_s = self._vitals._begin(self._doing)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._vitals._end(self._doing, self._began_s)
 
 
 class Record:

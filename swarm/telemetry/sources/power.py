@@ -123,7 +123,7 @@ class Accelerators(Source):
     def open(self, root: Path, /) -> None:
         self._nvml: Any = None
         self._devices: list[Any] = []
-        self._pci = [card for card in sorted((root / "sys/bus/pci/devices").glob("*")) if _is_nvidia_gpu(card)]
+        self._pci = nvidia_gpus(root)
         try:
             nvml = importlib.import_module("pynvml")
         except ImportError:
@@ -182,6 +182,11 @@ def sleeps(device: Path) -> bool:
         return (device / "power/runtime_status").read_bytes().startswith(b"suspend")
     except OSError:  # it has no power management, so it is awake
         return False
+
+
+def nvidia_gpus(root: Path) -> list[Path]:
+    """Their folders on the PCI bus."""
+    return [card for card in sorted((root / "sys/bus/pci/devices").glob("*")) if _is_nvidia_gpu(card)]
 
 
 def _is_nvidia_gpu(card: Path) -> bool:

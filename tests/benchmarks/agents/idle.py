@@ -43,7 +43,9 @@ def idle(isolation: str, seconds: float, rounds: int) -> tuple[list[float], list
     env = {"DASK_SWARM__MAX_AGENTS": str(AGENTS)}
     spec = ClusterSpec(workers=WORKERS, threads_per_worker=1, nanny=False, dashboard_port=None, env=env)
     with LocalProcesses(spec) as cluster, swarm.connect(cluster.address) as connected:
-        time.sleep(8.0)  # what is loaded late is loaded
+        connected.orchestrator.create_agent(Idler, "first")
+        connected.orchestrator.destroy_agent("first")
+        time.sleep(8.0)  # what is loaded late, with the first agent too, is loaded
         shares, sizes = [], []
         for number in range(2 * rounds):
             for agent in (f"idler{i}" for i in range(AGENTS) if number):

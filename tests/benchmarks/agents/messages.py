@@ -1,4 +1,4 @@
-"""How fast agents talk, from `request` to its answer: real workers, each in a process of its own.
+"""How fast agents talk, from `request` to `handle_message` and to its answer: real workers, each a process.
 
 python -m tests.benchmarks.agents.messages --requests 2000 --rounds 3
 
@@ -36,6 +36,8 @@ WAYS = {
     "process": {"isolation": "process", "warm_up": 1000},
 }
 
+FIGURES = ("there_p50_us", "there_p99_us", "back_p50_us", "back_p99_us")
+
 
 @contextmanager
 def two_workers(way: dict[str, object]) -> Iterator[swarm.Swarm]:
@@ -58,26 +60,26 @@ def two_workers(way: dict[str, object]) -> Iterator[swarm.Swarm]:
             yield swarm.Swarm(client)
 
 
-def measure(way: dict[str, object], requests: int, size: int) -> list[float]:
-    """Microseconds of each round trip, on a cluster of its own."""
+def measure(way: dict[str, object], requests: int, size: int) -> tuple[list[float], list[float]]:
+    """Microseconds of each way there, and of each there and back, on a cluster of its own."""
     with two_workers(way) as connected:
         orchestrator = connected.orchestrator
-        here, there = connected.client.scheduler_info(n_workers=-1)["workers"]
+        here, elsewhere = connected.client.scheduler_info(n_workers=-1)["workers"]
         isolation = way.get("isolation")
         orchestrator.create_agent(Asker, "asker", where=here, isolation=isolation)
-        orchestrator.create_agent(Asker, "asked", where=here if way.get("same") else there, isolation=isolation)
+        orchestrator.create_agent(Asker, "asked", where=here if way.get("same") else elsewhere, isolation=isolation)
         send = orchestrator.communicator.send_message
         if way.get("warm_up"):  # moves the channel into shared memory
             send("asker", "ask", ["asked", way["warm_up"], size], wait_for_answer=True, timeout=60)
             send("asker", "pause", 3.0, wait_for_answer=True, timeout=60)
-        times: list[float] = send("asker", "ask", ["asked", requests, size], wait_for_answer=True, timeout=120)
+        there, there_and_back = send("asker", "ask", ["asked", requests, size], wait_for_answer=True, timeout=120)
         transports = {
             link["transport"]
             for place in orchestrator.get_system_status()["places"]
             for link in (place.get("channels") or {}).get("links", ())
         }
         Console().print(f"[dim]{transports or 'no channels'}[/]")
-        return times
+        return there, there_and_back
 
 
 @click.command()
@@ -87,15 +89,17 @@ def measure(way: dict[str, object], requests: int, size: int) -> list[float]:
 @click.option("--way", "ways", multiple=True, type=click.Choice(list(WAYS)), help="Only these.")
 @click.option("--json", "to", type=click.Path(path_type=Path))
 def main(requests: int, size: int, rounds: int, ways: tuple[str, ...], to: Path | None) -> None:
-    """Print p50 and p99 of each way, the median of the rounds and their range."""
+    """Print p50 and p99 of each way, one way and there and back: the median of the rounds and their range."""
     results: dict[str, dict[str, list[float]]] = {}
     for _ in range(rounds):
         for name in ways or WAYS:
-            cuts = statistics.quantiles(measure(WAYS[name], requests, size), n=100)
-            found = results.setdefault(name, {"p50_us": [], "p99_us": []})
-            found["p50_us"].append(cuts[49])
-            found["p99_us"].append(cuts[98])
-    table = Table("way", "p50 µs", "p99 µs", title=f"Round trips of agents, {size} B, {rounds} × {requests}")
+            found = results.setdefault(name, {figure: [] for figure in FIGURES})
+            for hops, times in zip(("there", "back"), measure(WAYS[name], requests, size), strict=True):
+                cuts = statistics.quantiles(times, n=100)
+                found[f"{hops}_p50_us"].append(cuts[49])
+                found[f"{hops}_p99_us"].append(cuts[98])
+    columns = ("there p50 µs", "p99 µs", "and back p50 µs", "p99 µs")
+    table = Table("way", *columns, title=f"Requests of agents, {size} B, {rounds} × {requests}")
     for name, found in results.items():
         table.add_row(name, *(f"{statistics.median(v):.0f} ({min(v):.0f}–{max(v):.0f})" for v in found.values()))
     Console().print(table)

@@ -16,7 +16,7 @@ from swarm.channels.messages import Priority
 from swarm.channels.station import Station
 from swarm.errors import ChannelError, ChannelFullError, PeerLostError
 from tests.support.far_station import TOKEN, far, options
-from tests.support.transports import ALL
+from tests.support.transports import STATIONS
 from tests.support.waiting import eventually
 
 
@@ -24,7 +24,7 @@ def nothing_expected(peer: PeerInfo, frame: bytes, priority: Priority) -> bool:
     raise AssertionError(f"{peer} sent {frame!r}")
 
 
-@pytest.mark.parametrize("how", ALL)
+@pytest.mark.parametrize("how", STATIONS)
 async def test_what_a_killed_sender_had_sent_arrives(how: dict[str, bool], tmp_path: Path) -> None:
     """All that was acknowledged, in order, each once, whatever it was doing when it died."""
     moments = random.Random(str(how))
@@ -51,7 +51,7 @@ async def test_what_a_killed_sender_had_sent_arrives(how: dict[str, bool], tmp_p
         assert len(received) > acknowledged
 
 
-@pytest.mark.parametrize("how", ALL)
+@pytest.mark.parametrize("how", STATIONS)
 async def test_the_end_of_a_receiver_is_noticed_at_once(how: dict[str, bool], tmp_path: Path) -> None:
     lost: list[str] = []
     async with Station(
@@ -81,7 +81,7 @@ async def test_the_end_of_a_receiver_is_noticed_at_once(how: dict[str, bool], tm
         assert not near.status()["links"]
 
 
-@pytest.mark.parametrize("how", ALL)
+@pytest.mark.parametrize("how", STATIONS)
 async def test_a_station_that_starts_anew_is_reached_again(how: dict[str, bool], tmp_path: Path) -> None:
     echoes: list[bytes] = []
 

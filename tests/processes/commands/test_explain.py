@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from distributed import Client
 
 from tests.support.command_line import Place, Scheduler
 
@@ -42,6 +43,18 @@ def test_the_same_for_other_programs(shared_place: Place, scheduler: Scheduler) 
     assert (facts["kind"], facts["state"]) == ("task", "forgotten")
     assert [event["what"] for event in facts["events"]] == ["ready", "given", "done"]
     assert list(facts["names"].values()) == ["ada"]
+
+
+def test_a_task_whose_result_is_kept_and_one_that_failed(shared_place: Place, scheduler: Scheduler) -> None:
+    with Client(scheduler.address, set_as_default=False) as client:
+        kept = client.submit(pow, 2, 3, key="kept-1")
+        failed = client.submit(divmod, 1, 0, key="failed-1")
+        assert (kept.result(timeout=20), type(failed.exception(timeout=20))) == (8, ZeroDivisionError)
+        said = shared_place.run("swarm", "explain", "kept-1", "--scheduler", scheduler.address)
+        assert (said.code, said.out.split(" took")[0]) == (0, "kept-1 (builtins.pow)"), said.err
+        said = shared_place.run("swarm", "explain", "failed-1", "--scheduler", scheduler.address)
+        assert said.code == 0, said.err
+        assert said.out.startswith("failed-1 (builtins.divmod) failed: ZeroDivisionError")
 
 
 def test_a_worker(shared_place: Place, scheduler: Scheduler) -> None:

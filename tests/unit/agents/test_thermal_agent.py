@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
+from scheduler_plugins.decide.advice import read
+from scheduler_plugins.decide.agents import SCHEDULER
 from swarm.agents.base import Surroundings
 from swarm.agents.kinds import thermal
 from swarm.agents.kinds.thermal import BUDGET, ThermalAgent
@@ -49,10 +51,13 @@ class Heard:
     """A voice that keeps what was said; everything must be able to travel."""
 
     messages: list[Message] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
     deaf: bool = False
 
     async def send(self, message: Message, timeout_s: float) -> None:
-        raise AssertionError(message)
+        assert message.recipient == SCHEDULER
+        read(message.kind, message.payload)  # it makes sense there
+        self.advice.append(message.kind)
 
     async def request(self, message: Message, timeout_s: float) -> Payload:
         raise AssertionError(message)
@@ -156,6 +161,7 @@ def test_a_hot_host_gets_fewer_cores_says_so_and_gets_them_back(host: Host) -> N
     host.run(agent, 1500, 40.0)
     assert host.budget.limits[-1] == (None, None)
     assert len(host.heard.of("host_cool")) == 1
+    assert host.heard.advice == [message.kind for message in host.heard.messages]  # the scheduler hears it all
     assert agent.status()["throttled_core_s"] > 60
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler_plugins.decide.speculate import (
+    STUCK_SHARE,
     Budget,
     Copy,
     Estimate,
@@ -17,6 +18,7 @@ from scheduler_plugins.decide.speculate import (
     Rules,
     Running,
     choose,
+    limit_s,
     remaining,
 )
 
@@ -34,10 +36,12 @@ def running(
     copy_for_s: float | None = None,
     copies: int = 0,
     tail_s: float = 0.0,
+    stuck_share: float = STUCK_SHARE,
 ) -> Running:
     """A task at the time 100."""
     copy = None if copy_for_s is None else Execution("w1", 100.0 - copy_for_s, estimate)
-    return Running(key, Execution("w0", 100.0 - for_s, estimate, suspect), copy, copies, tail_s)
+    original = Execution("w0", 100.0 - for_s, estimate, suspect)
+    return Running(key, original, copy, copies, tail_s, stuck_share=stuck_share)
 
 
 def offering(*workers: str, estimate: Estimate = STEADY, transfer_s: float = 0.0) -> list[Offer]:
@@ -279,3 +283,31 @@ def test_so_is_what_nobody_knows_if_the_worker_is_much_slower() -> None:
     assert chosen(running(for_s=60.0, estimate=guess)._replace(slowness=10.0), offers=offering(estimate=there))
     there = Estimate(40.0, 150.0, 400.0, samples=0)
     assert not chosen(running(for_s=60.0, estimate=guess)._replace(slowness=3.0), offers=offering(estimate=there))
+
+
+# -- advice --------------------------------------------------------------------------------------------------------
+
+WIDE = Estimate(1.0, 3.5, 10.0, samples=50)
+"""Of a task whose duration nobody can tell."""
+
+
+def test_where_many_are_known_to_be_stuck_a_copy_comes_sooner() -> None:
+    assert not chosen(running(for_s=7.0, estimate=WIDE), offers=offering(estimate=WIDE))
+    (copy,) = chosen(running(for_s=7.0, estimate=WIDE, stuck_share=0.1), offers=offering(estimate=WIDE))
+    assert copy.target == "w2"
+
+
+def test_where_slow_tasks_just_do_more_a_copy_comes_later() -> None:
+    assert chosen(running(for_s=11.0, estimate=WIDE), offers=offering(estimate=WIDE))
+    assert not chosen(running(for_s=11.0, estimate=WIDE, stuck_share=0.002), offers=offering(estimate=WIDE))
+    assert chosen(running(for_s=30.0, estimate=WIDE, stuck_share=0.002), offers=offering(estimate=WIDE))
+
+
+@pytest.mark.parametrize("estimate", [STEADY, WIDE])
+def test_the_usual_share_is_what_the_p99_stands_for(estimate: Estimate) -> None:
+    assert limit_s(estimate, STUCK_SHARE) == estimate.p99_s == pytest.approx(limit_s(estimate, 0.01 + 1e-9), rel=1e-4)
+    assert limit_s(estimate, 0.1) < estimate.p99_s < limit_s(estimate, 0.002)
+
+
+def test_a_duration_that_never_differs_has_one_limit() -> None:
+    assert limit_s(Estimate(1.0, 1.0, 1.0, 50), 0.1) == 1.0

@@ -89,6 +89,18 @@ def test_of_many_short_tasks_few_are_read_and_teach(
     assert known.is_light(task)
 
 
+def test_tasks_that_were_read_while_little_was_known_need_no_books_either(known: Estimates, tasks: Tasks) -> None:
+    """Thousands that came at once were read after the first had ended, and each kept what was read of it."""
+    waiting = [tasks.task(work, number) for number in range(2 * MANY)]
+    calm(known, tasks, 10)
+    for task in waiting:
+        known.of(task)
+    assert not known.is_light(waiting[-1])
+    calm(known, tasks, 1000)
+    known.of(waiting[-1])
+    assert known.is_light(waiting[-1])
+
+
 def test_a_function_that_was_short_ten_thousand_times_and_is_not_any_more(known: Estimates, tasks: Tasks) -> None:
     calm(known, tasks, 10_000)
     waiting = tasks.task(work, 7)

@@ -171,6 +171,18 @@ async def test_trees_grow_beside_the_loop() -> None:
     estimates.close()
 
 
+async def test_river_is_imported_while_nothing_runs() -> None:
+    """Its import takes a second of a core: not from who runs the first tasks, or fetches their results."""
+    estimates = Estimates(Tasks().scheduler, Costs(random.Random(0), with_river=False))
+    estimates.start()
+    for second in range(3):
+        estimates.tick(float(second), is_idle=False)
+    assert not estimates._imports
+    estimates.tick(3.0)
+    await eventually(lambda: estimates.costs is not None and estimates.costs.has_river, "river is there")
+    await estimates.stop()
+
+
 async def test_trouble_beside_the_loop_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     troubles: list[str] = []
     tasks = Tasks()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_plugins.decide.replicas import FORGET_S, Hazard, is_worth_a_copy, redo_s
+from scheduler_plugins.decide.replicas import FORGET_S, Hazard, is_worth_a_copy, least_share_s, redo_s
 
 MB = 10**6
 FAST = 100 * MB
@@ -48,6 +48,16 @@ def test_a_storm_is_forgotten() -> None:
     stormy = hazard.rate
     hazard.passed(10 * FORGET_S, 4)
     assert hazard.rate < stormy / 1000
+
+
+def test_what_stands_for_less_than_the_least_is_worth_no_copy_in_any_weather() -> None:
+    stormy = calm()
+    stormy.died()
+    for hazard in (Hazard(), calm(workers=1000), stormy):
+        least_s = least_share_s(hazard.rate)
+        assert not is_worth_a_copy(0.999 * least_s, 0, hazard.rate, FAST, is_wanted=True)
+        assert is_worth_a_copy(1.001 * least_s, 0, hazard.rate, FAST, is_wanted=True)
+        assert not is_worth_a_copy(1.001 * least_s, 0, hazard.rate, FAST, is_wanted=False)
 
 
 def test_work_that_led_to_a_result_counts_by_shares_and_adds_up() -> None:

@@ -22,6 +22,7 @@ from scheduler_plugins.io import recorded
 from scheduler_plugins.io.journal import FILE, Journal
 from scheduler_plugins.io.recorded import LATEST, RecordedTask, RecordedWorker, read
 from swarm.errors import JournalError
+from swarm.explain import Account
 from tests.support.processes import wait_until
 
 Open = Callable[..., Journal]
@@ -306,7 +307,7 @@ def newer(path: Path) -> None:
     [
         (text, "is not a journal of swarm (file is not a database)"),
         (of_another_program, "is not a journal of swarm (another program's SQLite file)"),
-        (newer, "has schema 9, this swarm knows 2: use that version of swarm, or move the file away"),
+        (newer, "has schema 9, this swarm knows 3: use that version of swarm, or move the file away"),
     ],
 )
 def test_a_file_that_is_no_journal_of_ours_stays_as_it_is(
@@ -471,18 +472,18 @@ def test_a_folder_that_vanishes_is_told(journal: Open, folder: Path) -> None:
 # -- why tasks went where they went ----------------------------------------------------------------------------------
 
 
-def test_a_journal_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written_to(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_journal_is_read_as_it_is_and_upgraded_when_it_is_written_to(version: int, tmp_path: Path) -> None:
     path = tmp_path / FILE
     with closing(sqlite3.connect(path)) as database:
-        for statement in filter(
-            str.strip, journal_module._SCHEMA.replace("story TEXT NOT NULL DEFAULT '[]', ", "").split(";")
-        ):
-            database.execute(statement)
+        story = "story TEXT NOT NULL DEFAULT '[]', "
+        schema = journal_module._SCHEMA if version == 2 else journal_module._SCHEMA.replace(story, "")
+        database.executescript(schema)
         database.execute("INSERT INTO runs VALUES ('r-1', 'old', 'finished', '', 1, 1.0, 9.0, '')")
-        row = ("r-1", "a-1", "a", "[]", 1, "tcp://a:1", 2.0, 5.0, 3.0, 0.5, 1, 8)
-        database.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        row = ("r-1", "a-1", "a", "[]", 1, "tcp://a:1", 2.0, 5.0, 3.0, 0.5, 1, 8, *(["[]"] if version == 2 else []))
+        database.execute(f"INSERT INTO tasks VALUES ({', '.join('?' * len(row))})", row)
         database.execute(f"PRAGMA application_id = {journal_module.APPLICATION_ID}")
-        database.execute("PRAGMA user_version = 1")
+        database.execute(f"PRAGMA user_version = {version}")
         database.commit()
     (done,) = recorded.explain(path, "old", "a")["events"]
     assert (done["what"], done["start_s"], done["stop_s"], done["transfer_s"]) == ("done", 2.0, 5.0, 0.5)
@@ -491,12 +492,44 @@ def test_a_journal_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written
     journal.run_began("r-2", "new", 1, 10.0)
     journal.task_finished("r-2", ("b",), "b", "b", (), "tcp://a:1", (), 8, story)
     journal.run_ended("r-2", "finished", "", 11.0)
+    journal.change_audited(1.5, "tcp://a:7", "mine", "turned", {"by": 2})
     journal.close()
     assert journal.error is None
+    (change,) = recorded.explain(path, "new", "b")["changes"]
+    assert change["what"] == "turned"
     ready, given, _ = recorded.explain(path, "new", "b")["events"]
     assert ready == {"what": "ready", "at_s": 1.0, "last_input": "('x', 1)"}
     assert given["what"] == "given by Dask"
     assert recorded.explain(path, "old", "a-1")["events"] == [done]
+
+
+def test_what_agents_changed_meanwhile_is_told_with_a_task_of_their_host(journal: Open, folder: Path) -> None:
+    written = journal()
+    began(written, "r-1", 10.0)
+    worker = "tcp://10.0.0.1:1"
+    done = ("done", 20.0, worker, 11.0, 19.0, 0.0, 0, 8)
+    story = [("ready", 10.0, None), ("given by Dask", 11.0, worker), done]
+    written.task_finished("r-1", ("b",), "b", "b", (), worker, (), 8, story)
+    for at_s, place in ((9.0, "1:7"), (12.0, "1:7"), (13.0, "2:7"), (21.0, "1:7")):
+        written.change_audited(at_s, f"tcp://10.0.0.{place}", "cool.h1", "cores_lent", {"cores": 1})
+    written.run_ended("r-1", "finished", "", 20.0)
+    written.close()
+    account = Account(recorded.explain(written.path, "r-1", "b"))
+    (change,) = account.facts["changes"]
+    about = {"at_s": 12.0, "place": "tcp://10.0.0.1:7", "agent": "cool.h1"}
+    assert change == {**about, "what": "cores_lent", "details": {"cores": 1}}
+    assert [each.what for each in account.happened()] == ["ready", "given by Dask", "changed", "done"]
+    assert "cores_lent by cool.h1 on tcp://10.0.0.1:7: cores 1" in str(account)
+
+
+def test_of_changes_the_last_are_kept(journal: Open, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "KEPT_CHANGES", 10)
+    written = journal()
+    for n in range(100):
+        written.change_audited(float(n), "tcp://10.0.0.1:7", "mine", "turned", {})
+    written.close()
+    with closing(sqlite3.connect(written.path)) as database:
+        assert database.execute("SELECT at_s FROM changes").fetchall() == [(float(n),) for n in range(90, 100)]
 
 
 def test_a_story_that_swarm_did_not_write_is_a_damaged_journal(tmp_path: Path) -> None:

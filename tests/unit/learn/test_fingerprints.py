@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -165,3 +166,18 @@ def test_alone_a_run_is_like_none_and_few_runs_teach_no_threshold() -> None:
     library.add(run)
     assert library.nearest(run) is None
     assert library.threshold == THRESHOLD
+
+
+def test_what_is_alike_comes_with_its_work_the_nearest_first() -> None:
+    library = Library()
+    this = print_of("tree", 40, 9)
+    for number, kind in enumerate(("tree", "chains", "tree")):
+        made = print_of(kind, 40 + 10 * number, number)
+        library.add(replace(made, work=f"work {number}"))
+    library.add(this)
+    alike = library.alike(this)
+    assert [like.known.work for like in alike] == ["work 0", "work 2"]
+    assert alike[0].distance <= alike[1].distance <= library.threshold
+    other = Library()
+    other.restore([state[:6] for state in library.to_state()])  # as before there was work
+    assert [like.known.work for like in other.alike(this)] == ["", ""]

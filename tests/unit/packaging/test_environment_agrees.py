@@ -37,7 +37,7 @@ DISTRIBUTIONS = {
 }
 """Import name → name on PyPI, where they differ by more than `-` and `_`."""
 
-CONDA_NAMES = {"dask": "dask-core", "msgpack": "msgpack-python"}
+CONDA_NAMES = {"dask": "dask-core", "msgpack": "msgpack-python", "prometheus-client": "prometheus_client"}
 """Name on PyPI → name on conda-forge, where they differ. `dask` there brings far more than `dask[distributed]`."""
 
 Ranges = dict[str, SpecifierSet]
@@ -55,8 +55,8 @@ def declared(pyproject: dict[str, Any], *extras: str) -> Ranges:
     ranges: Ranges = {}
     for requirement in map(Requirement, lines if extras else project["dependencies"]):
         ranges[canonicalize_name(requirement.name)] = requirement.specifier
-        # dask[distributed]: the two are released together, under one number
-        ranges |= {canonicalize_name(extra): requirement.specifier for extra in requirement.extras}
+        if requirement.name == "dask":  # dask[distributed]: the two are released together, under one number
+            ranges |= dict.fromkeys(requirement.extras, requirement.specifier)
     return ranges
 
 

@@ -100,6 +100,13 @@ class Driven:
             self.pool.closed.remove(self.rng.choice(sorted(self.pool.closed)))
             self.pool.placement.reconsider()
 
+    def rest(self) -> None:
+        """Some threads of a worker are given nothing more, until others are not."""
+        name = self.rng.choice(list(self.threads))
+        for each in (name, self.rng.choice(list(self.threads))):
+            threads = self.rng.randint(0, self.threads[name]) if each == name and len(self.threads) > 1 else 0
+            self.pool.placement.rest(each, threads, self.pool.now_s)
+
     def learn(self) -> None:
         name = self.rng.choice(list(self.threads))
         self.pool.factors[name] = self.rng.choice([0.3, 1.0, 1.2, 3.0])
@@ -156,14 +163,15 @@ class Driven:
         fastest = min((view.step for view in placement.views.values()), default=0)
         for view in placement.views.values():
             is_fast = view.step < fastest + SLOWER_STEPS
-            if unhomed and is_fast and not len(view.load) and view.worker not in self.pool.closed:
+            is_free = not len(view.load) and view.resting < view.load.threads
+            if unhomed and is_fast and is_free and view.worker not in self.pool.closed:
                 assert view not in placement._misfits
                 raise AssertionError(f"{view} is idle beside {unhomed[0].task}")
 
 
 def events(driven: Driven) -> list[Any]:
     often = [driven.submit] * 4 + [driven.recall, driven.learn] * 2
-    return [*often, driven.withdraw, driven.leave, driven.join, driven.pause, driven.go_on]
+    return [*often, driven.withdraw, driven.leave, driven.join, driven.pause, driven.go_on, driven.rest]
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -177,6 +185,8 @@ def test_all_are_done_once(seed: int) -> None:
         audit(pool.placement)
         driven.run(pool.now_s + driven.rng.choice([0.0, 0.01, 1.0]))
     pool.closed.clear()
+    for name in driven.threads:
+        pool.placement.rest(name, 0, pool.now_s)
     pool.placement.reconsider()
     deadline_s = pool.now_s + 20.0 * sum(driven.truth_s.values()) + 100.0
     while pool.given or len(pool.placement):

@@ -391,6 +391,32 @@ def test_inputs_are_not_fetched_to_where_the_task_would_wait_for_long() -> None:
     assert pool.rules() == {"b": "prefetch"}
 
 
+def test_inputs_that_lie_elsewhere_are_fetched_while_the_worker_is_busy() -> None:
+    """80 inputs of 10 MB lay on one worker, and each of the others ran a task, then fetched, then ran the next."""
+    pool = Pool(1.0, 1.0)
+    for i in range(20):
+        pool.ready(f"t{i}", 0.2, home="w0", away_s=0.05)
+    pool.choose()
+    assert len(pool.on("w1")) == 1
+    pool.now_s += 0.06  # its inputs are there, and it runs
+    assert pool.rules() == {}
+    pool.now_s += 0.1
+    assert "prefetch" in pool.rules().values()
+    assert len(pool.on("w1")) == 2
+    audit(pool.placement)
+
+
+def test_the_last_tasks_are_not_fetched_ahead() -> None:
+    pool = Pool(1.0, 1.0)
+    for i in range(5):
+        pool.ready(f"t{i}", 0.2, home="w0", away_s=0.05)
+    pool.choose()
+    for _ in range(15):
+        pool.now_s += 0.01
+        pool.choose()
+    assert len(pool.on("w1")) == 1
+
+
 def test_a_worker_to_which_a_task_is_on_its_way_has_no_thread_to_spare() -> None:
     """A copy and a task that had fetched its inputs met on one thread, for two minutes."""
     pool = Pool(1.0)
@@ -595,6 +621,28 @@ def test_what_is_not_known_to_be_short_is_given_one_by_one() -> None:
         for i in range(100):
             pool.ready(f"t{i}", seconds, is_known=is_known)
         assert all(len(together) == 1 for together in batches(pool))
+
+
+def test_short_tasks_that_lie_elsewhere_come_several_at_a_time() -> None:
+    """One fetch brings the inputs of all; 2,000 tasks of 10 ms were given one by one, each with a fetch of its own."""
+    pool = Pool(1.0, 1.0)
+    pool.ready("first", 0.01)
+    pool.ready("second", 0.01)
+    pool.choose()
+    for i in range(100):
+        pool.ready(f"t{i}", 0.01, home="w0", away_s=0.005)
+    together = max(batches(pool), key=len)
+    assert len(together) > 5
+    assert set(together) <= set(pool.on("w1"))
+    audit(pool.placement)
+
+
+@pytest.mark.parametrize(("seconds", "away_s", "tasks"), [(0.01, 0.0004, 100), (0.06, 0.01, 100), (0.01, 0.005, 3)])
+def test_what_hardly_fetches_or_is_long_or_the_last_comes_one_by_one(seconds: float, away_s: float, tasks: int) -> None:
+    pool = Pool(1.0, 1.0)
+    for i in range(tasks):
+        pool.ready(f"t{i}", seconds, home="w0", away_s=away_s)
+    assert all(len(together) == 1 for together in batches(pool))
 
 
 def test_what_does_not_fit_ends_what_goes_together() -> None:

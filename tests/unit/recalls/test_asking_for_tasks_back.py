@@ -66,6 +66,18 @@ def asker() -> Asker:
     return Asker()
 
 
+def test_it_is_told_when_a_task_cannot_be_taken_back_any_more(asker: Asker) -> None:
+    """It then waited 1.7 s behind a long task, beside idle workers."""
+    task = asker.task()
+    for _ in range(MOST_MOVES):
+        assert not asker.recalls.is_spent(task)
+        asker.ask(asker.process(task, asker.worker))
+        asker.answer("ready")
+    assert asker.recalls.is_spent(task)
+    asker.recalls.forget(task)
+    assert not asker.recalls.is_spent(task)
+
+
 @pytest.mark.parametrize("state", ["ready", "waiting", "constrained"])
 def test_what_the_worker_gives_up_is_ready_again(asker: Asker, state: str) -> None:
     task = asker.task()

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
 
 from scheduler_plugins.io import results
 from scheduler_plugins.io.results import ResultStore, name_of
@@ -30,10 +32,32 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "results"
 
 
-@pytest.fixture(params=["folder", "objects"])
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """On a server that speaks S3, in this process."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
+            patch.setenv(f"AWS_{name}", value)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        s3fs.S3FileSystem().mkdir("swarm")
+        yield "s3://swarm"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "objects", "s3"])
 def store(request: pytest.FixtureRequest, folder: Path) -> Iterator[ResultStore]:
-    """On a local file system, and on another one of fsspec."""
-    made = ResultStore(str(folder) if request.param == "folder" else f"memory://{request.node.name}")
+    """On a local file system, on another one of fsspec, and on S3 where its packages are."""
+    match request.param:
+        case "folder":
+            url = str(folder)
+        case "objects":
+            url = f"memory://{request.node.name}"
+        case _:
+            url = f"{request.getfixturevalue('bucket')}/{name_of(request.node.name)}"
+    made = ResultStore(url)
     yield made
     for stored in made.runs():
         made.remove(stored.run)

@@ -132,3 +132,42 @@ def test_a_state_that_makes_no_sense_changes_nothing(state: object) -> None:
     with pytest.raises((ValueError, TypeError, LookupError, AttributeError)):
         bandit.restore(state)
     assert bandit.to_state() == before
+
+
+# -- advice --------------------------------------------------------------------------------------------------------
+
+
+def test_what_did_best_is_known_once_it_was_compared() -> None:
+    _, bandit = play([0.80, 0.86, 0.70], WARM_UP + 3 * BURN_IN - 3)
+    assert bandit.best(WORK) is None
+    _, bandit = play([0.80, 0.86, 0.70], 60)
+    assert bandit.best(WORK) == "one"
+    assert bandit.best("other work") is None
+    assert play([0.80], 20)[1].best(WORK) is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_advice_saves_the_trials_of_all_others(seed: int) -> None:
+    arms, means = ["default", "one", "two", "three"], [0.80, 0.80, 0.86, 0.60]
+    first = {}
+    for advised in (None, "two"):
+        bandit, rng, chosen = StrategyBandit(Random(seed)), Random(f"{seed} world"), []
+        for _ in range(30):
+            arm = bandit.choose(WORK, arms, advised)
+            chosen.append(arm)
+            bandit.learn(WORK, arm, means[arms.index(arm)] * (1 + rng.gauss(0.0, 0.02)), "default")
+        first[advised] = chosen.count("two")
+        assert advised is None or set(chosen) == {"default", "two"}
+    assert first["two"] > first[None]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bad_advice_costs_its_trials_and_then_all_are_tried(seed: int) -> None:
+    arms, means = ["default", "one", "two"], [0.80, 0.86, 0.60]
+    bandit, rng, chosen = StrategyBandit(Random(seed)), Random(f"{seed} world"), []
+    for _ in range(60):
+        arm = bandit.choose(WORK, arms, "two")
+        chosen.append(arm)
+        bandit.learn(WORK, arm, means[arms.index(arm)] * (1 + rng.gauss(0.0, 0.02)), "default")
+    assert chosen.count("two") == BURN_IN
+    assert chosen[-20:].count("one") >= 18

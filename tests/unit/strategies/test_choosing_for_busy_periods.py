@@ -53,7 +53,8 @@ class Stage:
         )
         self.placing: Any = SimpleNamespace(is_installed=True, placement=Pool(), done_s=0.0)
         log = get_logger(agent="test")
-        self.choosing = Choosing(self.scheduler, self.placing, log, folder, self.failures.append)
+        self.told: list[str | None] = []
+        self.choosing = Choosing(self.scheduler, self.placing, log, folder, self.failures.append, self.told.append)
 
     @property
     def strategy(self) -> Strategy:
@@ -103,6 +104,7 @@ async def test_each_strategy_has_its_turn_and_the_default_comes_back(stage: Stag
         assert stage.strategy == DEFAULT
     assert used == [DEFAULT] * WARM_UP + [DEFAULT, HEAVY] * BURN_IN
     assert stage.choosing.episodes == len(used)
+    assert stage.told == [name for strategy in used for name in (arm_of(strategy), None)]
 
 
 async def test_what_does_better_is_used_and_what_does_worse_is_not(stage: Stage) -> None:
@@ -217,3 +219,18 @@ async def test_a_disk_that_is_full_is_counted(stage: Stage, monkeypatch: pytest.
     stage.busy()
     await eventually(lambda: stage.failures, "it is told")
     assert isinstance(stage.failures.pop(), OSError)
+
+
+async def test_a_strategy_of_other_work_is_tried_where_an_agent_advises_it(stage: Stage) -> None:
+    choosing = stage.choosing
+    choosing.found.keep("other-6", "other", [EARLY])
+    stage.busy()
+    work = choosing.work
+    assert choosing.advise(work, "slack=0.9") == "strategy slack=0.9 is not known (any more)"
+    assert choosing.advise(work, arm_of(EARLY)) == ""
+    used = [stage.busy() for _ in range(WARM_UP - 1 + 2 * BURN_IN)]
+    assert used == [DEFAULT] * (WARM_UP - 1) + [DEFAULT, EARLY] * BURN_IN
+    assert choosing.by_advice == len(used)
+    assert choosing.advise(work, None) == ""
+    assert choosing.advise(work, None) == "nothing was advised"
+    assert EARLY not in [stage.busy() for _ in range(5)]

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.telemetry.sources import power
+from swarm.telemetry.sources.ecc import EccErrors
 from swarm.telemetry.sources.parse import ParseError
 from swarm.telemetry.sources.power import Accelerators, PowerMeters, Rapl
 from swarm.telemetry.sources.source import Source, SourceAbsent
@@ -269,6 +270,10 @@ class FakeNvml:
         assert threshold == self.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN
         return self._get(card, "slowdown")
 
+    def ecc(self, card: dict[str, int], kind: int, counter: int) -> int:
+        assert counter == 0, "since the driver was loaded"
+        return self._get(card, f"ecc-{kind}")
+
 
 CARD = {"mw": 250_500, "limit_mw": 700_000, "celsius": 60, "slowdown": 90}
 
@@ -286,6 +291,10 @@ def module(fake: FakeNvml) -> SimpleNamespace:
         nvmlDeviceGetEnforcedPowerLimit=fake.limit,
         nvmlDeviceGetTemperature=fake.temperature,
         nvmlDeviceGetTemperatureThreshold=fake.threshold,
+        nvmlDeviceGetTotalEccErrors=fake.ecc,
+        NVML_MEMORY_ERROR_TYPE_CORRECTED=0,
+        NVML_MEMORY_ERROR_TYPE_UNCORRECTED=1,
+        NVML_VOLATILE_ECC=0,
     )
 
 
@@ -341,3 +350,18 @@ def test_a_gpu_that_sleeps_is_not_woken_by_nvml(nvml: FakeNvml, tmp_path: Path, 
     assert source.read(1.0) == {}
     with pytest.raises(SourceAbsent, match="would wake it"):
         opened(Accelerators())
+
+
+def test_errors_of_gpu_memory_are_added_up_and_only_where_there_is_ecc(nvml: FakeNvml, opened: Any) -> None:
+    without = EccErrors()
+    with pytest.raises(SourceAbsent, match="ECC"):
+        opened(without)
+    without.close()
+    nvml.cards[0] = {**CARD, "ecc-0": 4, "ecc-1": 1}
+    source = opened(EccErrors())
+    assert source.read(0.0) == {"accelerator_ecc_corrected": 4, "accelerator_ecc_uncorrected": 1}
+    nvml.cards[0].pop("ecc-1")
+    assert source.read(0.0) == {"accelerator_ecc_corrected": 4, "accelerator_ecc_uncorrected": None}
+    source.close()
+    source.close()
+    assert nvml.inits == 0

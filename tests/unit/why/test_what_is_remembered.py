@@ -59,6 +59,16 @@ def test_a_task_from_ready_to_done(tasks: Tasks, why: Why) -> None:
     assert named(why.story(first.key)[0])["last_input"] is None
 
 
+def test_the_strategy_is_that_of_the_time_when_the_task_was_given(tasks: Tasks, why: Why) -> None:
+    task, worker = tasks.task(work), tasks.worker("tcp://a:1")
+    why.strategy = "gravity=4"
+    run(why, task, worker)
+    why.strategy = None
+    given = why.story(task.key)[1]
+    assert named(given)["strategy"] == "gravity=4"
+    assert named(given[:-1])["strategy"] is None, "an older journal"
+
+
 def test_a_prediction_is_kept_as_it_was_when_the_task_was_given(tasks: Tasks, estimates: Estimates, why: Why) -> None:
     worker = tasks.worker("tcp://a:1")
     for seconds in (0.1, 0.1, 0.1):

@@ -46,12 +46,17 @@ def test_a_task_that_is_done() -> None:
     )
 
 
+def test_a_strategy_is_named_where_there_was_a_choice() -> None:
+    words = task(READY, GIVEN | {"strategy": "gravity=4"}, DONE).lines()[2]
+    assert "to w1 by the rule local of the strategy gravity=4: its inputs lie there" in words
+
+
 def test_a_recall_is_told_once() -> None:
     account = task(READY, GIVEN, ASKED, BACK, DONE)
     assert [event.what for event in account.happened()] == ["ready", "given", "asked back", "done"]
     assert account.happened()[2].words == (
-        "from w1, where it waits behind other-1, which has run 4.00 s of at most 700 ms; a thread there would be free "
-        "in 4.10 s"
+        "from w1, where it waits behind other-1, which has run 4.00 s, longer than the 700 ms that were "
+        "expected at most; a thread there would be free in 4.10 s"
     )
 
 
