@@ -33,7 +33,11 @@ class Left:
         if self.what == "ledgers":
             from swarm.ledger.shared import is_dead
 
-            return sum(_of_ledger(path, lambda it: is_dead(it, remove=True)) for path in self.dead)
+            removed = sum(_of_ledger(path, lambda it: is_dead(it, remove=True)) for path in self.dead)
+            if removed:
+                with suppress(OSError):  # in use, or gone
+                    self.folder.rmdir()
+            return removed
         removed = 0
         for path in self.dead:
             if stations.is_dead(path):
@@ -49,6 +53,11 @@ def look() -> Iterator[Left]:
 
     yield _sorted("stations", stations.usual_folder(), f"*{stations.SUFFIX}", stations.is_dead)
     yield _sorted("ledgers", ledgers.private_folder(), LEDGERS, lambda path: _of_ledger(path, is_dead))
+
+
+def sweep() -> int:
+    """Remove what is dead of all kinds; returns how many things."""
+    return sum(left.remove() for left in look())
 
 
 def _sorted(what: str, folder: Path, pattern: str, is_dead: Callable[[Path], bool]) -> Left:

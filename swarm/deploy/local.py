@@ -28,6 +28,7 @@ from swarm.deploy.ports import check_port_is_free, in_use, listener
 from swarm.deploy.restart import RestartPolicy
 from swarm.deploy.spec import WILDCARDS, ClusterSpec, scheduler_command, worker_command
 from swarm.errors import ProcessError, SettingsError
+from swarm.leftovers import sweep
 
 logger = logging.getLogger(__name__)
 
@@ -193,6 +194,10 @@ class LocalProcesses:
             self._children = []
             self._owner = 0
             atexit.unregister(self.close)
+            try:
+                sweep()  # those who were killed have not removed what they shared
+            except OSError as error:
+                logger.warning("what killed processes have left on this host can't be removed: %s", error)
 
     # -- start -------------------------------------------------------------------------------------------------
 

@@ -428,3 +428,11 @@ def test_an_exit_of_a_fork_does_not_stop_the_cluster() -> None:
     with script(source) as process:
         _, errors = process.communicate(timeout=15)
     assert process.returncode == 0, errors
+
+
+def test_what_killed_processes_shared_on_the_host_is_removed_at_the_end() -> None:
+    with LocalProcesses(ClusterSpec(workers=2, nanny=False, dashboard_port=None)) as cluster:
+        for role, pid in cluster.processes.items():
+            if role != "scheduler":
+                os.kill(pid, signal.SIGSTOP)
+        cluster.close(grace_s=0.5)

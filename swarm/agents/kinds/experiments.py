@@ -37,7 +37,9 @@ class Rules:
     futile_confidence: float = 0.9
     """Given up when the gain is below the minimal one with this confidence."""
     regret_tasks: float = 8.0
-    """Given up when it has cost so many times the duration of a task, and more than the noise does."""
+    """Given up when it has cost so many times the duration of a task, and more than the noise does,"""
+    regret_s: float = 0.1
+    """and so many seconds: a short task that the system held up once says nothing about the setting."""
     patience_s: float = 900.0
     """Given up when it has not ended after so long: too few tasks."""
     rest_s: float = 6 * 3600.0
@@ -131,7 +133,7 @@ class Experiment:
         self._in_quad.setdefault(size, ([], []))[is_after].append(math.log(seconds))
         if not is_after:
             self._known.setdefault(size, []).append(seconds)
-        elif self._regret() > 0.0:
+        elif self._costs_too_much():
             self._end("undone", "it has cost too much")
             return
         self._count += 1
@@ -142,24 +144,30 @@ class Experiment:
         """With the old setting; of all sizes, where none of this was seen yet."""
         if size in self._known:
             return median(self._known[size][-64:])
+        return self._typical_s()
+
+    def _typical_s(self) -> float:
+        """With the old setting, whatever the size."""
         return median([seconds for times in self._known.values() for seconds in times[-64:]])
 
-    def _regret(self, running: float = 0.0) -> float:
-        """What the new setting has cost beyond what it may, in usual durations of a task.
+    def _costs_too_much(self, running: float = 0.0) -> bool:
+        """Whether the new setting has cost more than it may.
 
-        `running` is what a task has taken that has not ended.
+        `running` is what a task has taken that has not ended, in usual durations of a task.
         """
         before, after = self._ratios
         usual = before.total / before.count if before.count else 1.0
         variance = max(0.0, before.squares / before.count - usual**2) if before.count else 0.0
         cost = after.total - after.count * usual + max(0.0, running - usual)
-        return cost - max(self.rules.regret_tasks, 3.0 * math.sqrt(2 * after.count * variance))
+        if cost <= max(self.rules.regret_tasks, 3.0 * math.sqrt(2 * after.count * variance)):
+            return False
+        return cost * self._typical_s() > self.rules.regret_s
 
     def running(self, seconds: float) -> None:
         """A task of the function has been running for so long with the new setting: it may never end."""
         if self.is_after:
             longest_s = max(map(max, self._known.values()))
-            if self._regret(seconds / longest_s) > 0.0:
+            if self._costs_too_much(seconds / longest_s):
                 self._end("undone", "a task runs for too long with it")
 
     def passed(self, now_s: float) -> None:

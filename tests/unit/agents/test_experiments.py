@@ -62,6 +62,17 @@ def test_a_harmful_one_is_undone_and_its_cost_is_bounded(seed: int, effect: floa
     assert tasks <= 3 + trial.rules.most_tasks
 
 
+def test_one_short_task_that_the_system_held_up_does_not_end_it() -> None:
+    trial = Experiment("knob", "f", "slow", "quick", random.Random(3))
+    while not trial.is_after:
+        trial.saw(SIZE, 0.004)
+    trial.saw(SIZE, 0.060)
+    assert trial.verdict is None
+    while trial.verdict is None:
+        trial.saw(SIZE, 0.002 if trial.is_after else 0.004)
+    assert trial.verdict.ending == "kept"
+
+
 @given(st.lists(st.floats(1e-4, 1e3), min_size=1, max_size=600), st.integers(0, 2**32))
 def test_whatever_tasks_take_it_ends_after_a_known_number_of_them(times: list[float], seed: int) -> None:
     trial = Experiment("knob", "f", 1, 2, random.Random(seed))
