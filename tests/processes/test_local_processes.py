@@ -23,6 +23,7 @@ import pytest
 from distributed.comm.core import CommClosedError
 from distributed.core import rpc
 
+from swarm import leftovers
 from swarm.deploy.folder import PREFIX, PrivateFolder
 from swarm.deploy.local import LocalProcesses
 from swarm.deploy.ports import check_port_is_free, in_use, listener
@@ -436,3 +437,4 @@ def test_what_killed_processes_shared_on_the_host_is_removed_at_the_end() -> Non
             if role != "scheduler":
                 os.kill(pid, signal.SIGSTOP)
         cluster.close(grace_s=0.5)
+        assert not any(left.dead for left in leftovers.look())

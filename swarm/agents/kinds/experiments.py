@@ -100,6 +100,8 @@ class Experiment:
         self._known: dict[Size, list[float]] = {}
         self._ratios = (_Sums(), _Sums())
         """Durations as multiples of what was usual by then, with the old setting and with the new one."""
+        self._cost_s = 0.0
+        """What tasks with the new setting have taken beyond what was usual for their sizes."""
         self._usual_left = self.rules.block_tasks
         """Tasks with the old setting before the first quad, so that a harmful one is known by its first task."""
         self._new_quad()
@@ -128,14 +130,17 @@ class Experiment:
             self._usual_left -= 1
             self._known.setdefault(size, []).append(seconds)
             return
-        self._ratios[is_after].add(seconds / self._usual_s(size))
+        usual_s = self._usual_s(size)
+        self._ratios[is_after].add(seconds / usual_s)
         self._times[is_after].append(seconds)
         self._in_quad.setdefault(size, ([], []))[is_after].append(math.log(seconds))
         if not is_after:
             self._known.setdefault(size, []).append(seconds)
-        elif self._costs_too_much():
-            self._end("undone", "it has cost too much")
-            return
+        else:
+            self._cost_s += seconds - usual_s
+            if self._costs_too_much():
+                self._end("undone", "it has cost too much")
+                return
         self._count += 1
         if self._count >= self.rules.block_tasks:
             self._next_block()
@@ -144,31 +149,26 @@ class Experiment:
         """With the old setting; of all sizes, where none of this was seen yet."""
         if size in self._known:
             return median(self._known[size][-64:])
-        return self._typical_s()
-
-    def _typical_s(self) -> float:
-        """With the old setting, whatever the size."""
         return median([seconds for times in self._known.values() for seconds in times[-64:]])
 
-    def _costs_too_much(self, running: float = 0.0) -> bool:
+    def _costs_too_much(self, running_s: float = 0.0, longest_s: float = 1.0) -> bool:
         """Whether the new setting has cost more than it may.
 
-        `running` is what a task has taken that has not ended, in usual durations of a task.
+        `running_s` is what a task has taken that has not ended, nor is it known how large it is: at most `longest_s`
+        would be usual.
         """
         before, after = self._ratios
         usual = before.total / before.count if before.count else 1.0
         variance = max(0.0, before.squares / before.count - usual**2) if before.count else 0.0
-        cost = after.total - after.count * usual + max(0.0, running - usual)
-        if cost <= max(self.rules.regret_tasks, 3.0 * math.sqrt(2 * after.count * variance)):
-            return False
-        return cost * self._typical_s() > self.rules.regret_s
+        cost = after.total - after.count * usual + max(0.0, running_s / longest_s - usual)
+        cost_s = self._cost_s + max(0.0, running_s - longest_s)
+        may_cost = max(self.rules.regret_tasks, 3.0 * math.sqrt(2 * after.count * variance))
+        return cost > may_cost and cost_s > self.rules.regret_s
 
     def running(self, seconds: float) -> None:
         """A task of the function has been running for so long with the new setting: it may never end."""
-        if self.is_after:
-            longest_s = max(map(max, self._known.values()))
-            if self._costs_too_much(seconds / longest_s):
-                self._end("undone", "a task runs for too long with it")
+        if self.is_after and self._costs_too_much(seconds, max(map(max, self._known.values()))):
+            self._end("undone", "a task runs for too long with it")
 
     def passed(self, now_s: float) -> None:
         """Time goes by."""

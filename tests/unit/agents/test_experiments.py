@@ -73,6 +73,25 @@ def test_one_short_task_that_the_system_held_up_does_not_end_it() -> None:
     assert trial.verdict.ending == "kept"
 
 
+def test_what_large_tasks_cost_counts_in_full_where_most_are_small() -> None:
+    def begun() -> Experiment:
+        trial = Experiment("knob", "f", "a", "b", random.Random(3))
+        trial.saw((20, 20), 2.0)
+        while not trial.is_after:
+            trial.saw(SIZE, 0.001)
+        return trial
+
+    late, hung = begun(), begun()
+    late.saw((20, 20), 20.0)
+    assert late.verdict is not None
+    assert late.verdict.reason == "it has cost too much"
+    hung.running(17.0)
+    assert hung.verdict is None
+    hung.running(19.0)
+    assert hung.verdict is not None
+    assert hung.verdict.reason == "a task runs for too long with it"
+
+
 @given(st.lists(st.floats(1e-4, 1e3), min_size=1, max_size=600), st.integers(0, 2**32))
 def test_whatever_tasks_take_it_ends_after_a_known_number_of_them(times: list[float], seed: int) -> None:
     trial = Experiment("knob", "f", 1, 2, random.Random(seed))
