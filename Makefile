@@ -53,7 +53,8 @@ bench-mind: $(STAMP) ## What the mind learns and what it gains: TRACES=folder/of
 bench-durable: $(STAMP) ## What durable runs cost, with and without in turn: ROUNDS=5 TASKS=200
 	$(BIN)/python -m tests.benchmarks.durable --rounds $(or $(ROUNDS),5) --tasks $(or $(TASKS),200)
 
-bench-faults: $(STAMP) ## The fault detector alone, 1,000 workers for a day and 10 for sixty hours: OUT=build/faults
+bench-faults: $(STAMP) ## How soon a killed worker is back; the fault detector alone, 1,000 workers for a day and 10 for sixty hours: OUT=build/faults
+	$(BIN)/python -m tests.benchmarks.faults.restart --rounds $(or $(ROUNDS),3) --json $(or $(OUT),build/faults)/restart.json
 	$(BIN)/python -m tests.benchmarks.faults.detector --json $(or $(OUT),build/faults)/detector.json --picture $(or $(OUT),build/faults)/detector.png
 
 bench-agents: $(STAMP) ## Channels beside their peers, agents, the ledger, blind experiments: ROUNDS=3 OUT=build/agents

@@ -43,26 +43,16 @@ def _is_dask_server() -> bool:
 
 
 async def end(worker: Worker, exit_code: int) -> None:
-    """End a worker that is starting, and the process that it was started for, if that is `dask worker`.
+    """End a worker that has joined, and the process that it was started for, if that is `dask worker`.
 
-    There, without a nanny, this raises `SystemExit`. With one, the nanny is what has to end, for it would start the
-    worker again and again; it takes no calls before its worker has registered (`distributed.Worker.close`), so this
-    returns, and the end comes a moment later. So it does for a worker in somebody's own process, which goes on.
+    Behind a nanny it is the nanny that has to end, for it would start the worker again and again.
     """
-    if worker.nanny is None and _is_dask_server():
-        raise SystemExit(exit_code)
-    worker._ongoing_background_tasks.call_soon(_end_once_registered, worker, exit_code)
-
-
-async def _end_once_registered(worker: Worker, exit_code: int) -> None:
-    from distributed.core import Status
-    from distributed.protocol import pickle
-
-    while worker.status is Status.init:  # noqa: ASYNC110 — Dask has no event for it
-        await asyncio.sleep(0.05)
     if worker.nanny is None:
         await worker.close(reason=REASON)
+        _exit(exit_code)
         return
+    from distributed.protocol import pickle
+
     async with worker.rpc(str(worker.nanny)) as nanny:
         await nanny.run(function=pickle.dumps(_end_nanny), kwargs=pickle.dumps({"exit_code": exit_code}), wait=False)
 
@@ -70,5 +60,10 @@ async def _end_once_registered(worker: Worker, exit_code: int) -> None:
 async def _end_nanny(dask_worker: Nanny, exit_code: int) -> None:
     """Runs in the nanny, which Dask hands over by this name. In this module, whose import checks no settings."""
     await dask_worker.close(reason=REASON)
+    _exit(exit_code)
+
+
+def _exit(exit_code: int) -> None:
+    """End this process, if a person started it as `dask worker`."""
     if _is_dask_server():
         asyncio.get_running_loop().call_soon(sys.exit, exit_code)  # raised in a task it would be logged as lost

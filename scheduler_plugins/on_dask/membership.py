@@ -64,7 +64,7 @@ class Membership:
         self._publish = publish
         self._changed = changed
         self._hellos: dict[str, Hello] = {}
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, SwarmError] = {}
         self._clients: dict[str, str] = {}
         self._install_on_join = False
 
@@ -110,8 +110,8 @@ class Membership:
         now_s = time.time()
         if hello := self._hellos.get(worker):
             return [_started(worker, hello, now_s)]
-        if reason := self._refused.get(worker):
-            return [AgentRefused(at_s=now_s, worker=worker, reason=reason)]
+        if refusal := self._refused.get(worker):
+            return [AgentRefused(at_s=now_s, worker=worker, reason=str(refusal))]
         if self._install_on_join:
             self._scheduler._ongoing_background_tasks.call_soon(self._install_one, worker)
         return []
@@ -194,6 +194,8 @@ class Membership:
             except TimeoutError:
                 answer = TimeoutError(f"the worker did not answer within {INSTALL_TIMEOUT_S:.0f} s")
             if isinstance(answer, Mapping) and answer.get("status") == "OK":
+                if refusal := self._refused.get(worker):  # it had asked by itself
+                    failed[worker] = _refusal(refusal)
                 return
             failed[worker] = self._refuse(worker, _explained(_said(answer), worker))
 
@@ -202,9 +204,9 @@ class Membership:
 
     def _refuse(self, worker: str, error: SwarmError) -> Reply:
         """Remember and tell once why a worker has no agents."""
-        is_news = self._refused.get(worker) != str(error)
+        is_news = str(self._refused.get(worker, "")) != str(error)
         self._bound(self._refused)
-        self._refused[worker] = str(error)
+        self._refused[worker] = error
         if is_news and worker in self._scheduler.workers:
             self._publish(AgentRefused(at_s=time.time(), worker=worker, reason=str(error)))
         return _refusal(error)

@@ -12,20 +12,24 @@ if TYPE_CHECKING:
 
 
 async def dask_setup(worker: Worker) -> None:
-    """Start the agents on a worker that is about to register. A refusal is logged, and the worker is plain Dask."""
-    from swarm.agents.host import start_as_preload
+    """Start the agents once the worker has joined. A refusal is logged, and the worker is plain Dask."""
+    from swarm.agents.starting import start_later
 
-    await start_as_preload(worker)
+    start_later(worker)
 
 
 async def install(dask_worker: Worker) -> None:
     """Start the agents on a worker that already runs; the scheduler sends this with Dask's `run`.
 
-    Raises `swarm.errors.SwarmError` when the scheduler refuses them.
+    A worker with the preload starts its own, which are waited for: the scheduler knows whether it has refused them.
+    Raises `swarm.errors.SwarmError` when it refuses these.
     """
-    from swarm.agents.host import start
+    from swarm.agents.starting import starts_by_itself
 
-    await start(dask_worker)
+    if not await starts_by_itself(dask_worker):
+        from swarm.agents.host import start
+
+        await start(dask_worker)
 
 
 def _check_at_command_line() -> None:

@@ -24,15 +24,28 @@ class CoresAgent:
 
     def transition(self, key: Key, start: str, finish: str) -> None:
         """A task of the worker has entered another state."""
-        if self._in_use is None or (start in RUNNING) == (finish in RUNNING):
+        if (start in RUNNING) == (finish in RUNNING):
             return
-        try:
-            if finish in RUNNING:
+        if finish in RUNNING:
+            self.began()
+        else:
+            self.ended()
+
+    def began(self) -> None:
+        """A task was given to a thread."""
+        if self._in_use is not None:
+            try:
                 self._in_use.began()
-            else:
+            except LedgerError as error:
+                self._give_up(error)
+
+    def ended(self) -> None:
+        """A thread is done with it."""
+        if self._in_use is not None:
+            try:
                 self._in_use.ended()
-        except LedgerError as error:
-            self._give_up(error)
+            except LedgerError as error:
+                self._give_up(error)
 
     def close(self) -> None:
         in_use, self._in_use = self._in_use, None

@@ -1,6 +1,6 @@
 """The home of agents on one Dask server: a worker, a nanny, or the scheduler.
 
-It is empty until the scheduler sends the first agent, and costs nothing until then.
+A worker or nanny has one once the scheduler has sent it an agent (`swarm.agents.door`), the scheduler always.
 """
 
 from __future__ import annotations
@@ -135,13 +135,6 @@ class Home:
             "swarm_message": self.message,
         }
 
-    def connect(self) -> None:
-        self._server.handlers.update(self.handlers)
-
-    def disconnect(self) -> None:
-        for name in self.handlers:
-            self._server.handlers.pop(name, None)
-
     async def open(self, settings: Settings, token: bytes) -> Communicator:
         """Be ready for agents, and for messages to them; raises `AgentFailedError` when it is too late."""
         async with self._opening:
@@ -182,8 +175,7 @@ class Home:
         self.station, self.id, self.host = station, station.id, host_of(folder)
 
     async def close(self) -> None:
-        """End all agents and channels."""
-        self.disconnect()
+        """End all agents and channels; an agent that comes now is refused."""
         async with self._opening:
             self._is_closed = True
             if self.supervisor is not None:

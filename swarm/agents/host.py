@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.protocol import pickle
 
 import swarm
 from swarm import config_sources, errors
 from swarm.agents.cores import CoresAgent
-from swarm.agents.home import Home, RemoteRegistrar
+from swarm.agents.door import Door
 from swarm.agents.resource import ResourceAgent
+from swarm.agents.starting import OVER
 from swarm.agents.storing import Storing
 from swarm.agents.watch.black_box import BlackBox
 from swarm.agents.watch.lease import Lease
@@ -37,7 +38,6 @@ NAME = "swarm"
 HELLO_TIMEOUT_S = 20.0
 WITNESS_TIMEOUT_S = 60.0
 """A nanny answers when its worker has started, which may take long on a busy host."""
-OVER = (Status.closing, Status.closed, Status.failed)
 
 
 class AgentHost(WorkerPlugin):
@@ -70,11 +70,13 @@ class AgentHost(WorkerPlugin):
         if self.lease is not None:
             self.lease.start()
         self.task_memory.start(worker)
+        for _ in worker.state.all_running_tasks:  # given to it before its agents had started
+            self.cores.began()
         worker.handlers["swarm_neighbour"] = neighbour
         worker.extensions[NAME] = self
-        self.home = Home(worker, RemoteRegistrar(worker.scheduler))
-        self.home.connect()
-        self.end_metrics = prometheus.connect("home", lambda: prometheus.of_home(self.home))
+        self.door = Door(worker)
+        self.door.connect()
+        self.end_metrics = prometheus.connect("home", lambda: prometheus.of_home(self.door.home))
 
     async def teardown(self, worker: Worker) -> None:
         worker.extensions.pop(NAME, None)
@@ -91,7 +93,7 @@ class AgentHost(WorkerPlugin):
         self.cores.close()
         self.storing.stop()
         self.end_metrics()
-        await self.home.close()
+        await self.door.close()
 
     def transition(self, key: Key, start: str, finish: str, **kwargs: Any) -> None:
         self.task_memory.transition(key, start, finish)
@@ -110,7 +112,7 @@ class AgentHost(WorkerPlugin):
             for agent in self.agents:
                 if (telemetry := agent.take_latest()) is not None:
                     new |= telemetry.to_wire()
-            if report := self.home.report():
+            if report := self.door.report():
                 new["agents"] = report
         except Exception as error:  # noqa: BLE001 — Dask closes a worker whose extension raises here
             self.failures += 1
@@ -121,7 +123,7 @@ class AgentHost(WorkerPlugin):
 
 
 async def start_as_preload(worker: Worker) -> None:
-    """Start the agents while a worker starts.
+    """Start the agents of a worker that has just joined.
 
     A wrong setting closes the worker: whoever wrote it wants to know now. Anything else that goes wrong leaves a
     plain Dask worker: better a cluster that works without agents than one that does not work.
@@ -179,7 +181,7 @@ async def _find_witness(worker: Worker, host: AgentHost, notice_s: float) -> Non
 
     try:
         host.box = box = BlackBox(worker.local_directory)
-        box.start()
+        box.start(_logged(worker), [task.key for task in worker.state.all_running_tasks])
         about = {"worker": worker.address, "pid": os.getpid(), "box": str(box.path), "notice_s": notice_s}
         async with asyncio.timeout(WITNESS_TIMEOUT_S), worker.rpc(str(worker.nanny)) as nanny:
             answer = await nanny.run(function=pickle.dumps(install), kwargs=pickle.dumps(about))
@@ -190,6 +192,11 @@ async def _find_witness(worker: Worker, host: AgentHost, notice_s: float) -> Non
     except Exception as error:  # noqa: BLE001 - whatever it is, a worker without a witness works as before
         reason = f"{type(error).__name__}: {error}"
     get_logger(worker=worker.address, agent="host").warning("witness_absent", nanny=worker.nanny, reason=reason)
+
+
+def _logged(worker: Worker) -> Sequence[logging.LogRecord]:
+    """What `Worker.get_logs` keeps, oldest first; nothing where Dask has changed that."""
+    return list(getattr(getattr(worker, "_deque_handler", None), "deque", ()))
 
 
 async def _hello(worker: Worker, explicit: dict[str, Any], absent: dict[str, str]) -> Settings:

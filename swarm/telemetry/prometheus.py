@@ -82,15 +82,17 @@ def of_scheduler(members: Iterable[Member], lost: int) -> Iterator[Metric]:
     yield restarts
 
 
-def of_home(home: Home) -> Iterator[Metric]:
+def of_home(home: Home | None) -> Iterator[Metric]:
     """What a process knows of its own agents, their messages and channels, and of the ledger of its host."""
+    yield from _of_ledger()
+    if home is None:
+        return
     if home.supervisor is not None:
         yield from _of_agents(home.supervisor.status())
     if home.communicator is not None:
         yield from _of_messages(home.communicator.statistics())
     if home.station is not None:
         yield from _of_channels(home.station.status())
-    yield from _of_ledger()
 
 
 def _of_agents(agents: list[dict[str, Any]]) -> Iterator[Metric]:

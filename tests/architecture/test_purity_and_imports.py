@@ -124,6 +124,17 @@ def test_the_packages_that_dask_preloads_import_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
 
 
+def test_a_worker_has_joined_before_its_agents_are_imported_and_has_no_channels_before_the_first_of_them() -> None:
+    script = (
+        "import sys, swarm.agents.starting;"
+        "print(*(m for m in ('swarm.protocol', 'pydantic', 'structlog') if m in sys.modules));"
+        "import swarm.agents.host, swarm.agents.watch.witness;"
+        "print(*(m for m in ('swarm.channels', 'swarm.agents.life', 'numba', 'cryptography') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
+
+
 def test_the_command_line_is_light_because_dask_imports_it_too() -> None:
     script = (
         "import sys, swarm.cli;"

@@ -127,12 +127,22 @@ def test_the_loop_while_models_are_saved(benchmark: BenchmarkFixture, tmp_path: 
     assert slices[int(0.99 * len(slices))] < LOOP_BUDGET_S
 
 
+def worker_that_is_idle() -> Worker:
+    state = SimpleNamespace(transfer_incoming_count=0, tasks={}, all_running_tasks=[])
+    return cast("Worker", SimpleNamespace(state=state))
+
+
 def test_memory_of_a_task_that_does_nothing(benchmark: BenchmarkFixture) -> None:
     """Of one of Dask's workers some 300 µs of CPU go into each task."""
 
     async def go() -> float:
         memory = TaskMemory(ProcessMemory())
-        memory.start(cast("Worker", SimpleNamespace(state=SimpleNamespace(transfer_incoming_count=0, tasks={}))))
+        memory.start(
+            cast(
+                "Worker",
+                SimpleNamespace(state=SimpleNamespace(transfer_incoming_count=0, tasks={}, all_running_tasks=[])),
+            )
+        )
         count, best_s = 5000, math.inf
         for _ in range(ROUNDS):
             began_s = time.process_time()
@@ -155,7 +165,12 @@ def test_memory_of_a_task_that_lasts(benchmark: BenchmarkFixture) -> None:
 
     async def go(runs: bool) -> float:
         memory = TaskMemory(ProcessMemory())
-        memory.start(cast("Worker", SimpleNamespace(state=SimpleNamespace(transfer_incoming_count=0, tasks={}))))
+        memory.start(
+            cast(
+                "Worker",
+                SimpleNamespace(state=SimpleNamespace(transfer_incoming_count=0, tasks={}, all_running_tasks=[])),
+            )
+        )
         if runs:
             memory.transition("x", "ready", "executing")
         began_s = time.process_time()

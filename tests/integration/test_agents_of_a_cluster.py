@@ -220,7 +220,7 @@ async def test_a_forged_sender_is_refused_and_audited() -> None:
             await asked(orchestrator, "forger", "claim", "victim")
         # A process that does not even ask itself.
         forged = Message("somebody", "victim", "count")
-        home = next(worker for worker in running.workers if worker.address == here).extensions["swarm"].home
+        home = next(worker for worker in running.workers if worker.address == here).extensions["swarm"].door.home
         where = await home.communicator._find("victim")
         for carrier in home.communicator.carriers:
             with suppress(errors.ForbiddenMessageError):  # over Dask it is told

@@ -32,6 +32,7 @@ async def behind_a_partition(patience_s: float = PATIENCE_S) -> AsyncIterator[tu
         options: dict[str, Any] = {"nthreads": 1, "host": "127.0.0.1", "name": "far", "dashboard": False}
         options["memory_limit"] = 0  # so that nothing else pauses it
         async with Worker(between.address, preload=[AGENTS], **options) as worker:
+            await eventually(lambda: "swarm" in worker.extensions, "its agents have started")
             lease = worker.extensions["swarm"].lease
             await eventually(lambda: lease._is_prepared, "it has looked")
             running.plugin.detecting.stop()

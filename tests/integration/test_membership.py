@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import types
+from collections.abc import Callable
 from typing import Any
 
 import dask
 import pytest
-from distributed import Scheduler
+from distributed import Scheduler, Worker
 from distributed.core import Status
 
 import swarm
 from swarm import config_sources, errors
-from swarm.agents import host
+from swarm.agents import host, starting
 from swarm.client import Swarm
 from swarm.config import resolve
 from swarm.errors import MissingPackageError, SettingsConflictError, SettingsError, SwarmError, VersionMismatchError
@@ -95,6 +96,49 @@ async def test_workers_that_join_after_a_client_connected_get_agents() -> None:
         worker = await running.join()
         await eventually(lambda: "swarm" in worker.extensions, "the agents are there")
         assert running.plugin.members.has_agents(worker.address)
+
+
+async def test_a_worker_that_brings_agents_is_waited_for_not_given_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    start = host.start
+
+    async def counted(worker: Worker) -> None:
+        started.append(worker.address)
+        await start(worker)
+
+    async with cluster(workers=0, swarm=True) as running:
+        await running.swarm()  # from now on, the scheduler gives agents to whoever joins
+        monkeypatch.setattr(host, "start", counted)
+        worker = await running.join(agents=True)
+        await running.plugin.members.install_agents()
+        assert started == [worker.address]
+
+
+async def test_a_worker_joins_before_its_agents_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = asyncio.Event()
+
+    async def import_slowly(function: Callable[..., Any], *arguments: Any) -> None:
+        await imported.wait()
+        function(*arguments)
+
+    monkeypatch.setattr(starting, "offload", import_slowly)
+    async with cluster(workers=0, swarm=True) as running:
+        worker = await running.join()
+        await running.stack.enter_async_context(
+            Worker(running.address, preload=["swarm.agents"], dashboard=False, host="127.0.0.1", name="later")
+        )
+        later = running.scheduler.aliases["later"]
+        client = await running.client()
+        assert await client.submit(sum, [1, 2], workers=[later], pure=False) == 3
+        assert not running.plugin.members.has_agents(later)
+        refused = asyncio.create_task(
+            running.plugin.members.install_agents()
+        )  # waits for them, and gives `worker` its own
+        await eventually(lambda: running.plugin.members.has_agents(worker.address), "the other one has agents")
+        assert not running.plugin.members.has_agents(later)
+        imported.set()
+        assert await refused == {}
+        assert running.plugin.members.has_agents(later)
 
 
 async def test_without_a_client_a_plain_worker_stays_plain() -> None:

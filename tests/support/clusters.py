@@ -48,6 +48,8 @@ class Cluster:
         worker = Worker(self.address, preload=preload, dashboard=False, **{**defaults, **options})
         self.workers.append(worker)
         await self.stack.enter_async_context(worker)
+        if agents:
+            await eventually(lambda: not _under_way("_once_joined"), "the agents of the worker have started, or not")
         return worker
 
     async def client(self) -> Client:
@@ -101,12 +103,15 @@ async def cluster(
         for _ in range(workers):
             await running.join(agents=agents)
         yield running
-        await eventually(lambda: not _installing(), "no agents are being installed, which would hold connections")
+        await eventually(
+            lambda: not _under_way("Membership._install_one"),
+            "no agents are being installed, which would hold connections",
+        )
 
 
-def _installing() -> list[str]:
-    under_way = (getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks())
-    return [name for name in under_way if name == "Membership._install_one"]
+def _under_way(function: str) -> bool:
+    """Is there a task of this event loop that runs the coroutine function of that name?"""
+    return any(getattr(task.get_coro(), "__qualname__", "") == function for task in asyncio.all_tasks())
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import struct
 import time
 import zlib
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,8 +81,21 @@ class BlackBox(logging.Handler):
         self._tick = PeriodicCallback(self._on_tick, TICK_S * 1000)
         self._faults = None if faulthandler.is_enabled() else self.path.with_suffix(".fault").open("wb", buffering=0)
 
-    def start(self) -> None:
-        """Begin to tick and to listen; on the worker's event loop."""
+    def start(self, earlier: Iterable[logging.LogRecord] = (), running: Iterable[Key] = ()) -> None:
+        """Begin to tick and to listen, on the worker's event loop.
+
+        Parameters
+        ----------
+        earlier
+            What the worker has logged before.
+        running
+            The tasks that run already.
+        """
+        for record in earlier:
+            if record.levelno >= self.level:
+                self.handle(record)
+        for key in running:
+            self.began(key)
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(self)
         if self._faults is not None:

@@ -113,6 +113,8 @@ class TaskMemory:
         self._running: dict[object, Taken] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_open = False
+        self._before: set[object] = set()
+        """Tasks that ran already when this started: nobody knows what they take."""
 
     def start(self, worker: Worker) -> None:
         self._state = worker.state
@@ -122,6 +124,7 @@ class TaskMemory:
         except (OSError, ValueError, psutil.Error) as error:
             self.absent = f"the memory of this process can't be read: {error}"
             return
+        self._before = {task.key for task in worker.state.all_running_tasks}
         self._is_open = True
 
     def stop(self) -> None:
@@ -139,12 +142,15 @@ class TaskMemory:
         if finish == "executing":
             if self._is_open and key not in self._running:
                 self._began(key)
-        elif start in RUNNING and finish not in RUNNING and (taken := self._running.pop(key, None)) is not None:
-            self._ended(key, taken, finish)
+        elif start in RUNNING and finish not in RUNNING:
+            if (taken := self._running.pop(key, None)) is not None:
+                self._ended(key, taken, finish)
+            elif self._before:
+                self._before.discard(key)
 
     def _began(self, key: object) -> None:
         name, now_s = (id(self), key), time.monotonic()
-        self._process.began(name, now_s, not self._state.transfer_incoming_count)
+        self._process.began(name, now_s, not self._state.transfer_incoming_count and not self._before)
         self._running[key] = self._process.running[name]
         if self._timer is None:
             self._timer = self._loop.call_later(PERIOD_S, self._on_time)

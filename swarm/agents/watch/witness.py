@@ -22,7 +22,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import NannyPlugin
 from tornado.ioloop import PeriodicCallback
 
-from swarm.agents.home import Home, RemoteRegistrar
+from swarm.agents.door import Door
 from swarm.agents.watch.black_box import BlackBoxReader
 from swarm.agents.watch.notice import drain_first
 from swarm.agents.watch.process_state import look_twice
@@ -62,8 +62,8 @@ class Witness(NannyPlugin):
         self._nanny = nanny
         nanny.handlers["swarm_witness"] = self.report
         nanny.handlers["swarm_end_worker"] = self.end
-        self.home = Home(nanny, RemoteRegistrar(nanny.scheduler))
-        self.home.connect()
+        self.door = Door(nanny)
+        self.door.connect()
         self._sampling = PeriodicCallback(self._sample, SAMPLE_S * 1000)
         self._sampling.start()
 
@@ -72,7 +72,7 @@ class Witness(NannyPlugin):
         for name in ("swarm_witness", "swarm_end_worker"):
             nanny.handlers.pop(name, None)
         self._forget()
-        await self.home.close()
+        await self.door.close()
 
     def watch(self, worker: str, pid: int, box: str) -> None:
         """A worker process has started its agents.

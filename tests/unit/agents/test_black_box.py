@@ -68,6 +68,17 @@ def test_running_tasks_come_and_go(box: BlackBox, reader: BlackBoxReader) -> Non
     assert reader.running() == ["('b', 1)"]
 
 
+async def test_what_was_before_it_is_in_it_too(box: BlackBox, reader: BlackBoxReader) -> None:
+    earlier = logging.LogRecord("distributed.worker", logging.INFO, __file__, 1, "Registered to %s", ("tcp://x",), None)
+    unimportant = logging.LogRecord("distributed.worker", logging.DEBUG, __file__, 1, "Heartbeat", (), None)
+    box.start([earlier, unimportant], running=["a"])
+    (line,) = reader.last_lines()
+    assert line.endswith("INFO distributed.worker: Registered to tcp://x")
+    assert reader.running() == ["a"]
+    box.ended("a")
+    assert reader.running() == []
+
+
 def test_more_tasks_than_there_is_room_for_are_left_out(box: BlackBox, reader: BlackBoxReader) -> None:
     keys = [f"key-{number}" for number in range(RUNNING + 10)]
     for key in keys:

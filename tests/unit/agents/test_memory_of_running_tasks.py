@@ -43,9 +43,13 @@ class World:
 
     def __init__(self, process: Process, clock: Clock) -> None:
         self.process, self.clock = process, clock
-        self.state = SimpleNamespace(transfer_incoming_count=0, tasks={})
+        self.state = SimpleNamespace(transfer_incoming_count=0, tasks={}, all_running_tasks=[])
         self.memory = TaskMemory(process)
-        self.memory.start(cast("Worker", SimpleNamespace(state=self.state)))
+        self.memory.start(self.worker)
+
+    @property
+    def worker(self) -> Worker:
+        return cast("Worker", SimpleNamespace(state=self.state))
 
     def starts(self, key: str) -> None:
         self.state.tasks[key] = SimpleNamespace(metadata={})
@@ -163,6 +167,20 @@ async def test_many_short_tasks_are_not_each_worth_a_reading(world: World) -> No
         world.clock.now_s += 0.0001
         world.ends(f"{i}")
     assert world.process.reads - before <= 0.1 / task_memory.FRESH_S + 1
+
+
+async def test_beside_a_task_that_ran_before_the_agents_a_peak_is_a_bound(world: World) -> None:
+    world.memory.stop()
+    world.state.tasks["early"] = early = SimpleNamespace(key="early", metadata={})
+    world.state.all_running_tasks.append(early)
+    world.memory.start(world.worker)
+    world.starts("beside")
+    world.passes(0.1, 300)
+    assert world.ends("beside") == {"peak_at_most_bytes": 200 * MB}
+    assert world.ends("early") is None
+    world.starts("alone")
+    world.passes(0.1, 500)
+    assert world.ends("alone") == {"peak_bytes": 200 * MB}
 
 
 async def test_where_memory_cannot_be_read_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
