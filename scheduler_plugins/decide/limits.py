@@ -38,6 +38,9 @@ class Limit(NamedTuple):
     """None: it may run as long as it likes."""
     retries: int = 3
     backoff_s: float = 1.0
+    rests_after_errors: bool = False
+    """Whether it rests also before a retry of Dask's own (`retries=`): where its annotation says how long, for without
+    one Dask tries again at once."""
 
 
 class Attempt(NamedTuple):
@@ -55,7 +58,7 @@ def read(annotations: Mapping[str, Any], default: Limit) -> Limit:
     SettingsError
         A value is not allowed; names all such.
     """
-    values: dict[str, Any] = dict(zip(ANNOTATIONS, default, strict=True))
+    values: dict[str, Any] = dict(zip(ANNOTATIONS, default, strict=False))
     wrong = []
     for name, setting in ANNOTATIONS.items():
         if annotations.get(name) is not None or (name == "swarm_timeout" and name in annotations):
@@ -65,17 +68,19 @@ def read(annotations: Mapping[str, Any], default: Limit) -> Limit:
                 wrong.append(f"{name} = {annotations[name]!r} {error}")
     if wrong:
         raise SettingsError("; ".join(wrong))
-    return Limit(*values.values())
+    return Limit(*values.values())._replace(rests_after_errors=annotations.get("swarm_backoff") is not None)
 
 
 class _Watched:
     """A task that has a limit of its own, or has been too long."""
 
-    __slots__ = ("attempts", "limit", "rests_until_s", "sent_at_s", "tried")
+    __slots__ = ("attempts", "errors", "limit", "rests_until_s", "sent_at_s", "tried")
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
         self.attempts: list[Attempt] = []
+        self.errors = 0
+        """Runs that have raised, and that Dask has followed with another."""
         self.tried: set[Worker] = set()
         self.sent_at_s = 0.0
         self.rests_until_s = 0.0
@@ -177,6 +182,17 @@ class Limits:
         count = len(watched.attempts)
         if count > watched.limit.retries:
             return None
+        return self._rest(task, watched, count, now_s)
+
+    def erred(self, task: Task, now_s: float) -> float:
+        """A task has raised, and Dask will try it again: how long it rests before."""
+        watched = self._watched.get(task)
+        if watched is None or not watched.limit.rests_after_errors:
+            return 0.0
+        watched.errors += 1
+        return self._rest(task, watched, watched.errors, now_s)
+
+    def _rest(self, task: Task, watched: _Watched, count: int, now_s: float) -> float:
         doubled_s = watched.limit.backoff_s * 2.0 ** min(count - 1, MOST_DOUBLINGS)
         rest_s = doubled_s * self._rng.uniform(1.0 - SPREAD, 1.0 + SPREAD)
         watched.rests_until_s = now_s + rest_s
@@ -220,7 +236,7 @@ class Limits:
     def ended(self, task: Task) -> None:
         """It has a result, or has failed for good: should it ever run again, then as if for the first time."""
         watched = self._watched.get(task)
-        if watched is not None and watched.attempts:
+        if watched is not None and (watched.attempts or watched.errors):
             self._watched[task] = _Watched(watched.limit)
 
     def worker_left(self, worker: Worker) -> None:

@@ -73,6 +73,8 @@ class TaskLimits:
         self.is_asked_for = self._limits.is_asked_for
         """Whether any task has a limit; else neither `transition` nor `may_run` nor `rests` need be called."""
         self._failing: dict[Key, SettingsError] = {}
+        self._retries: dict[TaskState, int] = {}
+        """Of tasks that rest after errors: how many Dask had left when they were sent to a worker."""
         self._lost_since_s: dict[WorkerState, float] = {}
 
     # -- in and out ------------------------------------------------------------------------------------------------
@@ -138,10 +140,16 @@ class TaskLimits:
         if finish == "processing":
             assert task.processing_on is not None
             self._limits.given(task, task.processing_on, time.time())
-        elif finish in ("memory", "erred"):
+            if self._limits.limit(task).rests_after_errors:
+                self._retries[task] = task.retries
+            return
+        retries = self._retries.pop(task, 0)
+        if finish in ("memory", "erred"):
             self._limits.ended(task)
         elif finish == "forgotten":
             self._limits.forget(task)
+        elif task.retries < retries:  # it has raised, and Dask tries again
+            self._limits.erred(task, time.time())
 
     def remove_worker(self, worker: WorkerState) -> None:
         self._limits.worker_left(worker)

@@ -16,6 +16,16 @@ from tests.support.clusters import Cluster, cluster
 from tests.support.gates import Gates, gates, where
 from tests.support.waiting import eventually
 
+BEGAN: list[float] = []
+"""When each try of `fails_twice` began; its workers live in this process."""
+
+
+def fails_twice() -> str:
+    BEGAN.append(time.monotonic())
+    if len(BEGAN) < 3:
+        raise OSError("not now")
+    return "done"
+
 
 @dataclass
 class Stage:
@@ -93,6 +103,22 @@ async def test_a_task_that_must_not_run_twice_is_not_tried_again(stage: Stage) -
     with pytest.raises(TaskTimeoutError, match=r"on its only try .*; it must not run twice \(swarm_once\)"):
         await future
     assert sum(stage.gates.arrived.values()) == 1
+
+
+@pytest.mark.parametrize("where", [None, ["w0"]], ids=["anywhere", "where Dask places it"])
+async def test_with_a_backoff_it_rests_before_a_retry_of_dasks_own_too(stage: Stage, where: list[str] | None) -> None:
+    async def rests(**limits: Any) -> list[float]:
+        BEGAN.clear()
+        with dask.annotate(**limits):
+            assert await stage.client.submit(fails_twice, retries=2, workers=where, pure=False) == "done"
+        first, second, third = BEGAN
+        return [second - first, third - second]
+
+    once, twice = await rests(swarm_backoff="400ms")
+    assert 0.3 <= once < 0.9
+    assert 0.6 <= twice < 1.5
+    assert max(await rests()) < 0.2, "without one, Dask tries again at once"
+    assert max(await rests(swarm_timeout="1m")) < 0.2
 
 
 async def test_it_rests_before_it_runs_again(stage: Stage) -> None:

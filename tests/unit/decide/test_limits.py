@@ -41,7 +41,9 @@ def test_annotations_override_the_settings_one_by_one() -> None:
     default = Limit(60.0, 2, 0.5)
     assert read({}, default) == default
     assert read({"swarm_timeout": "30s", "other": 1}, default) == Limit(30.0, 2, 0.5)
-    assert read({"swarm_timeout": None, "swarm_retries": 0, "swarm_backoff": "2m"}, default) == Limit(None, 0, 120.0)
+    assert read({"swarm_timeout": None, "swarm_retries": 0, "swarm_backoff": "2m"}, default) == Limit(
+        None, 0, 120.0, rests_after_errors=True
+    )
 
 
 @pytest.mark.parametrize("value", ["soon", -1, 0, True, float("nan"), float("inf"), [30], "30 days"])
@@ -150,6 +152,21 @@ def test_it_rests_until_then_and_is_let_go_once() -> None:
     assert not watch.rests("t", 10.01 + rest_s)
     assert watch.rested(10.01 + rest_s) == ["t"]
     assert watch.rested(20.0) == []
+
+
+def test_after_an_error_it_rests_where_its_annotation_says_so() -> None:
+    watch = limits(Limit())
+    assert watch.erred("unknown", 0.0) == 0.0
+    watch.set_limit("t", read({"swarm_retries": 2}, Limit()))
+    assert watch.erred("t", 0.0) == 0.0
+    assert not watch.rests("t", 0.0)
+    watch.set_limit("t", read({"swarm_backoff": "2s"}, Limit()))
+    assert 1.5 <= watch.erred("t", 10.0) <= 2.5
+    assert watch.rests("t", 11.4)
+    assert 3.0 <= watch.erred("t", 20.0) <= 5.0
+    assert watch.rested(26.0) == ["t", "t"]
+    watch.ended("t")
+    assert 1.5 <= watch.erred("t", 30.0) <= 2.5, "it got through, and begins anew"
 
 
 def test_a_task_that_was_cancelled_while_it_rested_is_not_let_go() -> None:
