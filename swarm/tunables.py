@@ -1,4 +1,4 @@
-"""What of a kernel may be tuned while it is used: a name, the values that are allowed, and the present one.  PURE
+"""What of a kernel may be tuned while it is used: a name, the values that are allowed, and the present one.
 
 A kernel's module says what it has, and the kernel reads the present value each time that it is called. Whoever tunes,
 such as the optimization agent, finds all of the process in `TUNABLES`. Every value must give the same result.
@@ -6,12 +6,21 @@ such as the optimization agent, finds all of the process in `TUNABLES`. Every va
 
 from __future__ import annotations
 
+import threading
 from typing import TypeAlias
 
 Value: TypeAlias = bool | int | float | str
 
 TUNABLES: dict[str, Tunable] = {}
 """Name → tunable, of the modules that this process has imported."""
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.reads: dict[str, int] = {}
+
+
+_HERE = _OfThread()
 
 
 class Tunable:
@@ -39,11 +48,11 @@ class Tunable:
     >>> block.get()
     64
     >>> block.set(256)
-    >>> block.get(), block.reads
+    >>> block.get(), reads()["doctest.block"]
     (256, 2)
     """
 
-    __slots__ = ("default", "is_parallel", "name", "reads", "value", "values")
+    __slots__ = ("default", "is_parallel", "name", "value", "values")
 
     def __init__(self, name: str, values: tuple[Value, ...], default: Value, is_parallel: bool = False) -> None:
         if default not in values:
@@ -55,13 +64,12 @@ class Tunable:
         self.default: Value = default
         self.value: Value = default
         self.is_parallel = is_parallel
-        self.reads = 0
-        """How often it was asked for; a few may be missing where threads asked at once."""
         TUNABLES[name] = self
 
     def get(self) -> Value:
         """The value to use now."""
-        self.reads += 1
+        reads = _HERE.reads
+        reads[self.name] = reads.get(self.name, 0) + 1
         return self.value
 
     def set(self, value: Value) -> None:
@@ -74,5 +82,5 @@ class Tunable:
 
 
 def reads() -> dict[str, int]:
-    """How often each was asked for until now."""
-    return {name: tunable.reads for name, tunable in TUNABLES.items()}
+    """How often this thread has asked for each of them; those that it never asked for are left out."""
+    return dict(_HERE.reads)

@@ -115,6 +115,14 @@ async def test_it_tells_what_tasks_of_each_function_cost() -> None:
         assert host.audited == []
 
 
+async def test_a_tunable_is_for_the_function_that_reads_it_not_for_what_runs_beside_it(pace: Tunable) -> None:
+    async with agent_on_a_worker(nthreads=2, experiments=False) as (host, client):
+        mixed = [client.submit(function, n, pure=False) for n in range(30) for function in (tuned, plain)]
+        await client.gather(mixed)
+        read = {row["function"]: row["tunables"] for row in host.ask("counters")["functions"]}
+        assert read == {"tuned": ["test.pace"], "plain": []}
+
+
 async def test_tasks_know_nothing_of_it() -> None:
     async with agent_on_a_worker() as (host, client):
         worker = host.cluster.workers[0]
@@ -178,7 +186,7 @@ async def test_a_setting_that_wins_is_found_kept_told_and_put_back_at_the_end(pa
 
 async def test_an_agent_that_ends_in_the_midst_of_an_experiment_leaves_everything_as_it_was(pace: Tunable) -> None:
     threshold = gc.get_threshold()
-    async with agent_on_a_worker(nthreads=2) as (host, client):
+    async with agent_on_a_worker(nthreads=2, knobs=["test.pace", "gc"]) as (host, client):
         await host.run(client, tuned, 30)
         await host.cycle()
         assert host.agent.experiment is not None

@@ -45,7 +45,7 @@ class Cost:
     is_full: bool = False
     """Whether more than the times was measured."""
     tunables: tuple[str, ...] = ()
-    """Names of `swarm.tunables` that were read meanwhile, by whatever task."""
+    """Names of `swarm.tunables` that its thread has read."""
     input_bytes: int = 0
     output_bytes: int = 0
 

@@ -84,7 +84,7 @@ class TaskCounters:
     on_cost
         Called on the event loop for each measured task that succeeded.
     reads
-        How often each tunable was read until now.
+        How often each tunable was read until now by the thread that asks.
     """
 
     def __init__(

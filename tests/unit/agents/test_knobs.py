@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -109,8 +110,24 @@ def test_tunables_refuse_what_is_not_allowed(tunable: Tunable) -> None:
         Tunable("test.block", (1, 2), 2)
     with pytest.raises(ValueError, match="default 5 is not one of 1, 2"):
         Tunable("test.other", (1, 2), 5)
-    before = tunables.reads()["test.block"]
+
+
+def test_who_reads_a_tunable_is_known_by_its_thread(tunable: Tunable) -> None:
+    before = tunables.reads().get("test.block", 0)
     tunable.get()
+    assert tunables.reads()["test.block"] == before + 1
+    elsewhere: list[dict[str, int]] = []
+
+    def reads_twice() -> None:
+        elsewhere.append(tunables.reads())
+        tunable.get()
+        tunable.get()
+        elsewhere.append(tunables.reads())
+
+    thread = threading.Thread(target=reads_twice)
+    thread.start()
+    thread.join()
+    assert elsewhere == [{}, {"test.block": 2}]
     assert tunables.reads()["test.block"] == before + 1
 
 
