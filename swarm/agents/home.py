@@ -284,21 +284,22 @@ class Home:
     def report(self) -> dict[str, dict[str, Any]]:
         """For a heartbeat: the load of each agent, and its state if that is not as last reported."""
         report: dict[str, dict[str, Any]] = {}
+        if self.supervisor is None:
+            return report
         room, now_s = MAX_REPORT_BYTES, time.monotonic()
-        for about in [] if self.supervisor is None else self.supervisor.status():
-            assert self.supervisor is not None
-            agent = about["id"]
-            before = self._reported.get(agent, Reported(now_s, about["busy_s"]))
-            load = (about["busy_s"] - before.busy_s) / max(now_s - before.at_s, 1e-3)
-            load = min(1.0, max(load, about["mailbox_fill_ratio"]))
-            report[agent] = said = {"restarts": about["restarts"], "load": round(load, 4)}
+        for agent, (restarts, busy_s, fill_ratio) in self.supervisor.loads():
+            before = self._reported.get(agent, Reported(now_s, busy_s))
+            load = (busy_s - before.busy_s) / max(now_s - before.at_s, 1e-3)
+            load = min(1.0, max(load, fill_ratio))
+            said: dict[str, Any] = {"restarts": restarts, "load": round(load, 4)}
+            report[agent] = said
             kept = self.supervisor.kept(agent)
             if kept != before.kept and len(kept) <= room:
                 said["kept"] = kept
                 room -= len(kept)
             else:
                 kept = before.kept
-            self._reported[agent] = Reported(now_s, about["busy_s"], kept)
+            self._reported[agent] = Reported(now_s, busy_s, kept)
         return report
 
     def audit(self, what: str, **details: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from swarm.agents.base import Isolation
 from swarm.agents.life.isolation import Body, Circumstances, first_of
@@ -14,7 +14,7 @@ from swarm.agents.life.isolation_thread import ThreadBody
 from swarm.agents.life.lifecycle import Decision, GiveUp, Happened, Life, RestartRule, Stage, Start
 from swarm.agents.life.post import Post
 from swarm.agents.life.runner import line_of
-from swarm.agents.life.vitals import Doing, Record
+from swarm.agents.life.vitals import Doing, Record, sane_s
 from swarm.agents.spec import AgentSpec, pack_state, unpack_state
 from swarm.channels.messages import Message
 from swarm.errors import AgentDefinitionError, AgentError, AgentFailedError, UnknownAgentError
@@ -23,6 +23,16 @@ START_S = 60.0
 """For `setup`, and for a process to import what its agent needs, on a busy host."""
 THREADS_LEFT = 5
 """An agent that leaves more threads behind than this is given up: nothing but the end of the process ends them."""
+
+
+class Load(NamedTuple):
+    """How busy an agent is."""
+
+    restarts: int
+    busy_s: float
+    """In all of its lives, with what it does now."""
+    mailbox_fill_ratio: float
+
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 
@@ -94,6 +104,13 @@ class Charge:
             self._seen_late = (doing, since_s)  # were it this host that stood still, the agent gets time to go on
         else:
             self._end_life(f"{_WHAT[doing]} took longer than {self.spec.cycle_timeout_s:g} s")
+
+    def load(self) -> Load:
+        """How busy it is; asked with each heartbeat."""
+        busy_s = self._record.busy_s
+        if self._body is not None:
+            busy_s += sane_s(self._body.vitals.busy_s(time.monotonic()))
+        return Load(self.life.restarts, busy_s, self.post.mailbox.fill_ratio)
 
     def status(self) -> dict[str, Any]:
         """What is known of the agent, as data.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from swarm.agents.base import Surroundings
-from swarm.agents.life.charge import Charge, OnEvent
+from swarm.agents.life.charge import Charge, Load, OnEvent
 from swarm.agents.life.isolation import Circumstances, Courier
 from swarm.agents.life.lifecycle import RestartRule
 from swarm.agents.spec import AgentSpec
@@ -115,6 +115,10 @@ class Supervisor:
     def status(self) -> list[dict[str, Any]]:
         """What is known of each agent, as data: `swarm.agents.life.charge.Charge.status`."""
         return [charge.status() for charge in self._charges.values()]
+
+    def loads(self) -> Iterator[tuple[str, Load]]:
+        """Each agent, and how busy it is."""
+        return ((agent_id, charge.load()) for agent_id, charge in self._charges.items())
 
     def deliver(self, agent_id: str, frame: bytes, priority: Priority, message: Message | None = None) -> bool:
         """Put a message into an agent's mailbox; False when there is no room. `message` is the frame, if it is read.

@@ -159,8 +159,8 @@ class Record:
         total._histogram = list(self._histogram)
         if vitals is not None:
             words = vitals._counts.tolist()
-            total.cpu_s += _sane_s(vitals._times_s[_CPU])
-            total.busy_s += _sane_s(vitals.busy_s(time.monotonic()))
+            total.cpu_s += sane_s(vitals._times_s[_CPU])
+            total.busy_s += sane_s(vitals.busy_s(time.monotonic()))
             total.cycles += words[_CYCLES] & _SANE
             total.handled += words[_HANDLED] & _SANE
             total.failed += words[_FAILED] & _SANE
@@ -182,7 +182,8 @@ _SANE = (1 << 48) - 1
 """An agent's process may write what it likes; with this, sums of it still fit into any message and any chart."""
 
 
-def _sane_s(seconds: float) -> float:
+def sane_s(seconds: float) -> float:
+    """Seconds that an agent's process may have written, or 0."""
     return seconds if 0 <= seconds <= _SANE else 0.0  # a NaN is not
 
 
