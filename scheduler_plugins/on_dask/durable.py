@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ PART = "durability"
 """For the guard."""
 SUBMITTED = "swarm-durable-graph"
 """Message of a client, in the place of Dask's `update-graph`."""
+WRITTEN_S = 5.0
+"""So long a client that has fetched its results waits for what is still being written of them, to be removed too."""
 ITS_CLIENT = object()
 """In the place of a child, for a result that somebody wants."""
 
@@ -267,11 +270,11 @@ class Durable(SchedulerPlugin):
         try:
             store = await self._opened()
             if known is None:
-                await self._beside(store.remove, run)
+                await self._remove(store, run)
             needed = {need for each in self.durable.values() if not each.is_fetched for need in each.needs}
             for over in [each for each in self.durable.values() if each.is_fetched and each.run not in needed]:
                 self._end(over, "its results were fetched")
-                await self._beside(store.remove, over.run)
+                await self._remove(store, over.run)
         except SwarmError as error:
             return _refusal(error)
         return {}
@@ -324,6 +327,7 @@ class Durable(SchedulerPlugin):
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         self._writing.worker_left(worker)
+        self._rest()
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         for known in [each for each in self.durable.values() if each.client == client]:
@@ -343,6 +347,7 @@ class Durable(SchedulerPlugin):
     def on_stored(self, worker: str, run: str, key: Key, failure: str, reason: str, **_: Any) -> None:
         """A worker has stored a result, or not; `failure` is what is to blame: `store`, `value`, or it is `gone`."""
         order = self._writing.answered(worker, run, key)
+        self._rest()
         known = self.durable.get(run)
         if known is None or order is None:
             return
@@ -442,7 +447,28 @@ class Durable(SchedulerPlugin):
         self.durable.pop(known.run, None)
         if not self.durable:
             self._graphs = None
+        self._rest()
+
+    def _rest(self) -> None:
+        """Plain work pays nothing, once no worker writes any more."""
+        if not self.durable and not len(self._writing):
             self._detach()
+
+    async def _remove(self, store: ResultStore, run: str) -> None:
+        """Remove what is stored of a run that is over, and what workers are still writing of it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WRITTEN_S):
+                await self._writing.carried_out(run)
+        await self._beside(store.remove, run)
+        if any(self._writing.of(run)):
+            self._scheduler._ongoing_background_tasks.call_soon(self._remove_late, store, run)
+
+    async def _remove_late(self, store: ResultStore, run: str) -> None:
+        await self._writing.carried_out(run)
+        try:
+            await self._beside(store.remove, run)
+        except SwarmError as error:
+            self._log.warning("stored_results_left", run=run, reason=str(error))
 
     def _summary(self, run: str) -> dict[str, Any]:
         """What a client sees of a run that is under way; msgpack types only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,6 +47,8 @@ class Writing:
         self._sent: dict[str, dict[tuple[str, Key], Order]] = {}
         self._sent_bytes: dict[str, int] = {}
         self._waiting: dict[str, deque[Order]] = {}
+        self._next_end = asyncio.Event()
+        """Set, and replaced, when a worker has answered or is gone."""
 
     def __len__(self) -> int:
         return sum(map(len, self._sent.values())) + sum(map(len, self._waiting.values()))
@@ -73,6 +76,7 @@ class Writing:
             else:
                 self._over(following)
                 self._on_lost(following)
+        self._something_ended()
         return order
 
     def worker_left(self, worker: str) -> None:
@@ -80,6 +84,16 @@ class Writing:
             self._over(order)
             self._on_lost(order)
         self._sent_bytes.pop(worker, None)
+        self._something_ended()
+
+    async def carried_out(self, run: str) -> None:
+        """Returns when nothing of a run is under way any more."""
+        while any(self.of(run)):
+            await self._next_end.wait()
+
+    def _something_ended(self) -> None:
+        self._next_end.set()
+        self._next_end = asyncio.Event()
 
     def called_off(self, run: str) -> None:
         """Forget what waits of a run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import threading
@@ -17,6 +18,7 @@ from dask.delayed import delayed
 
 from scheduler_plugins.io import results
 from scheduler_plugins.io.results import ResultStore, name_of
+from scheduler_plugins.on_dask import durable
 from scheduler_plugins.on_dask.durable import Durable
 from swarm.client import Swarm
 from swarm.errors import DurabilityError
@@ -187,6 +189,33 @@ async def test_nothing_is_kept_of_plain_code_whose_results_were_fetched(tmp_path
         assert work.run not in durable_of(running).durable
         assert ResultStore(str(tmp_path / "results")).runs() == []
         assert swarm.keeper.runs == {}
+
+
+@pytest.mark.parametrize("patience_s", [5.0, 0.05], ids=["in time", "too late for its client"])
+async def test_what_is_still_being_written_when_all_was_fetched_is_removed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
+    write, writes, may_write = ResultStore.write, threading.Event(), threading.Event()
+
+    def slowly(self: ResultStore, *arguments: Any) -> Any:
+        writes.set()
+        may_write.wait(20.0)
+        return write(self, *arguments)
+
+    monkeypatch.setattr(durable, "WRITTEN_S", patience_s)
+    monkeypatch.setattr(ResultStore, "write", slowly)
+    folder = tmp_path / "results"
+    async with cluster(workers=1, agents=True, swarm=True, settings=settings(tmp_path)) as running:
+        swarm = await running.swarm()
+        asyncio.get_running_loop().call_later(0.5, may_write.set)
+        async with swarm.durable() as work:
+            assert (await swarm.client.compute(delayed(slow, pure=False)("only")))[0] == 4.0
+            await eventually(writes.is_set, "it is being written")
+        assert may_write.is_set() == (patience_s > 1.0)
+        assert work.run not in durable_of(running).durable
+        await eventually(may_write.is_set, "the disk is there again")
+        await eventually(lambda: "swarm-durable" not in running.scheduler.plugins, "nothing is written any more")
+        await eventually(lambda: ResultStore(str(folder)).runs() == [], "nothing is left")
 
 
 async def test_with_a_full_disk_a_run_goes_on_and_everybody_hears_of_it(

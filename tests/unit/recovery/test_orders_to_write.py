@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -92,3 +93,20 @@ def test_what_waits_of_a_run_can_be_called_off() -> None:
     writing.answered(A, "one", "x")
     assert scheduler.sent == [(A, "x"), (A, "y")]
     assert (len(writing), lost) == (1, [])
+
+
+async def test_whoever_waits_for_a_run_is_told_when_the_last_of_it_was_written_or_cannot_be_any_more() -> None:
+    scheduler, writing, _ = made()
+    for key in "xyz":
+        scheduler.has(key, A, B)
+    writing.order(A, order("x"))
+    writing.order(B, order("y"))
+    writing.order(B, order("z", run="another"))
+    waits = asyncio.create_task(writing.carried_out("run"))
+    await asyncio.sleep(0)
+    writing.answered(A, "run", "x")
+    await asyncio.sleep(0)
+    assert not waits.done()
+    writing.worker_left(B)
+    await waits
+    await writing.carried_out("run")
