@@ -1,4 +1,4 @@
-"""The process of one agent: `python -m swarm.agents.life.agent_process <socket> <vitals> <parent>`.
+"""The process of one agent, forked by a nursery; where there is none, `python -m` this with the arguments of `live`.
 
 It imports as little as possible: settings and log are made when the agent first asks for them.
 """
@@ -6,6 +6,7 @@ It imports as little as possible: settings and log are made when the agent first
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import itertools
 import os
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from swarm.config import Settings
 
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 """`prctl(2)`."""
 
 
@@ -180,12 +181,32 @@ def set_limits(memory_bytes: int | None, cpu_s: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (soft_s, hard_s))
 
 
+def be_as_host(environ: dict[bytes, bytes], path: list[bytes], folder: bytes) -> None:
+    """Have the environment, the way to modules and the working directory that the host has now."""
+    if environ != dict(os.environb):
+        os.environb.clear()
+        os.environb.update(environ)
+    sys.path[:] = map(os.fsdecode, path)
+    with contextlib.suppress(OSError):  # one of them was removed
+        if folder:
+            os.chdir(folder)
+
+
+def call_it(agent_id: str) -> None:
+    """Be known by the agent's name to `ps -o comm` and `top`, which show 15 bytes of it."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PR_SET_NAME, agent_id.encode()[:15], 0, 0, 0)
+
+
 async def main(connection: socket.socket, vitals: Vitals, agent_id: str) -> None:
     """Live one life, as the host tells."""
     home = Home(agent_id)
     loop = asyncio.get_running_loop()
     await loop.connect_accepted_socket(lambda: home.wire, connection)
     (about,) = await home.hello
+    be_as_host(about["environ"], about["path"], about["folder"])
     set_limits(about["memory_bytes"], about["cpu_s"])
     surroundings = LazySurroundings(agent_id, about["settings"], home, about["place"])
 
@@ -218,11 +239,16 @@ async def main(connection: socket.socket, vitals: Vitals, agent_id: str) -> None
     await home.farewell
 
 
+def live(connection_fd: int, vitals_fd: int, agent_id: str) -> None:
+    """Be the process of an agent, to its end."""
+    os.set_inheritable(connection_fd, False)
+    vitals = Vitals(vitals_fd)
+    os.close(vitals_fd)
+    asyncio.run(main(socket.socket(fileno=connection_fd), vitals, agent_id))
+
+
 if __name__ == "__main__":
     faulthandler.enable()
-    socket_fd, vitals_fd, parent_pid = map(int, sys.argv[1:4])
-    end_with(parent_pid)
-    os.set_inheritable(socket_fd, False)
-    shown = Vitals(vitals_fd)
-    os.close(vitals_fd)
-    asyncio.run(main(socket.socket(fileno=socket_fd), shown, sys.argv[4]))
+    end_with(int(sys.argv[3]))
+    call_it(sys.argv[4])
+    live(int(sys.argv[1]), int(sys.argv[2]), sys.argv[4])

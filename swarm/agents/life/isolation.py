@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from swarm.agents.base import State, Surroundings, Voice
+from swarm.agents.life.nursery import Nursery
 from swarm.agents.life.runner import line_of
 from swarm.agents.life.vitals import Vitals
 from swarm.agents.spec import AgentSpec
@@ -83,6 +84,8 @@ class Circumstances:
     settings: dict[str, Any]
     """All settings as data, for processes."""
     optimization_interval_s: float
+    nursery: Nursery = field(default_factory=Nursery)
+    """Of those in processes of their own."""
 
 
 class Bound:

@@ -7,15 +7,16 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from distributed.protocol import pickle
 
 from swarm.agents.base import State
 from swarm.agents.life.isolation import CANCEL_S, TEARDOWN_S, Bound, Circumstances, Owner, bound, first_of, tune
+from swarm.agents.life.nursery import Child
 from swarm.agents.life.runner import line_of, one_line
 from swarm.agents.life.vitals import Vitals, shared_memory
 from swarm.agents.life.wire import Op, Wire
@@ -47,7 +48,7 @@ class ProcessBody:
         self._started: asyncio.Future[None] = loop.create_future()
         self._over: asyncio.Future[str] = loop.create_future()
         self._wire = Wire(self._heard, self._lost, MOST_ITEMS)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
         self._output = bytearray()
         self._output_fd: int | None = None
         self._told: str | None = None
@@ -63,7 +64,7 @@ class ProcessBody:
 
     @property
     def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
+        return None if self._child is None else self._child.pid
 
     async def start(self, state: State) -> None:
         try:
@@ -72,7 +73,7 @@ class ProcessBody:
             with theirs:
                 ours.setblocking(False)
                 try:
-                    self._spawn(theirs)
+                    self._child = child = await self._spawn(theirs)
                 except BaseException:
                     ours.close()
                     raise
@@ -88,7 +89,7 @@ class ProcessBody:
             self._kill()
             self._reaping = asyncio.create_task(self._reap())
             raise
-        for line in tune(self._spec, self._process.pid if self._process else 0):
+        for line in tune(self._spec, child.pid):
             self._log.warning("tuning_absent", reason=line)
         self._wire.say(Op.HELLO, hello)
         await first_of(self._started, self._over)
@@ -112,36 +113,32 @@ class ProcessBody:
             "cpu_s": limits.cpu_s,
             "settings": self._circumstances.settings,
             "place": self._circumstances.surroundings.place,
+            # Its class is found as we found it, and so is what it starts itself.
+            "environ": {**os.environb, b"PYTHONPATH": os.fsencode(os.pathsep.join(sys.path))},
+            "path": [os.fsencode(entry) for entry in sys.path],
+            "folder": _folder(),
         }
 
-    def _spawn(self, theirs: socket.socket) -> None:
-        """Takes about half a millisecond, however large this process is (vfork)."""
+    async def _spawn(self, theirs: socket.socket) -> Child:
         self._output_fd, written_fd = os.pipe()
+        child = None
         try:
             os.set_blocking(self._output_fd, False)
-            fds = (theirs.fileno(), self._vitals_fd)
-            module = [sys.executable, "-m", "swarm.agents.life.agent_process"]
-            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter, and no shell
-                [*module, *map(str, fds), str(os.getpid()), self._spec.agent_id],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # its class is found as we found it
-                stdin=subprocess.DEVNULL,
-                stdout=written_fd,
-                stderr=written_fd,
-                pass_fds=fds,
-                start_new_session=True,
-            )
+            start = self._circumstances.nursery.start
+            child = await start(self._spec.agent_id, theirs.fileno(), self._vitals_fd, written_fd)
         finally:
             os.close(written_fd)
-            if self._process is None:
+            if child is None:
                 os.close(self._output_fd)
                 self._output_fd = None
         self._circumstances.loop.add_reader(self._output_fd, self._read_output)
+        return child
 
     def give(self, frame: bytes, message: Message | None) -> None:
         self._wire.say(Op.GIVE, frame)
 
     async def stop(self) -> None:
-        if self._process is None:
+        if self._child is None:
             return
         self._wire.say(Op.STOP)
         await asyncio.wait({self._over}, timeout=TEARDOWN_S)
@@ -162,10 +159,8 @@ class ProcessBody:
         return f"its process {self.pid} was killed"
 
     def _kill(self) -> None:
-        """Kill the process and what it has started, which is in its session unless it went to some length."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # gone already; macOS: only a zombie is left
-                os.killpg(self._process.pid, signal.SIGKILL)
+        if self._child is not None:
+            self._child.kill()
 
     # -- what the agent says ----------------------------------------------------------------------------------------
 
@@ -257,14 +252,14 @@ class ProcessBody:
         self._reaping = asyncio.create_task(self._reap())
 
     async def _reap(self) -> None:
-        assert self._process is not None
+        assert self._child is not None
         deadline_s = time.monotonic() + LINGER_S
-        while not _has_ended(self._process.pid):
+        while not self._child.has_ended():
             if time.monotonic() > deadline_s:
                 self._kill()
             await asyncio.sleep(LOOK_AGAIN_S)
-        self._kill()  # what it has left in its session; as long as it is not waited for, the number is its own
-        status = self._process.wait()
+        self._kill()  # what it has left in its session
+        status = await self._child.reap()
         self._read_output()
         self._close_output()
         for task in self._says:
@@ -286,9 +281,12 @@ class ProcessBody:
         return f"its process ended with {outcome(status)}{f' ({one_line(told)})' if told else ''}"
 
 
-def _has_ended(pid: int) -> bool:
-    """Has this child ended? It stays a zombie, and the number its own, until it is waited for."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+def _folder() -> bytes:
+    """The working directory; empty where it was removed."""
+    try:
+        return os.fsencode(Path.cwd())
+    except OSError:
+        return b""
 
 
 class _Nobody:

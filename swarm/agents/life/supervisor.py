@@ -108,6 +108,7 @@ class Supervisor:
         """End all agents, at the same time."""
         self._closing = True
         await asyncio.gather(*map(self._remove, list(self._charges.values())))
+        self._circumstances.nursery.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

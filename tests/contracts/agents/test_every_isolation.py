@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from swarm.agents.base import Isolation
-from swarm.agents.life import charge
+from swarm.agents.life import charge, nursery
 from swarm.agents.life.lifecycle import RestartRule
 from swarm.agents.life.supervisor import Supervisor
 from swarm.agents.spec import AgentSpec, Limits
@@ -83,9 +83,13 @@ class Scene:
         return next(when_s for told, _, when_s in self.events if told == name)
 
 
-@pytest.fixture(params=["loop", "thread", "process"])
-async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Scene]:
-    scene = Scene(cast("Isolation", request.param), tmp_path)
+@pytest.fixture(params=["loop", "thread", "process", "process without a nursery"])
+async def scene(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Scene]:
+    if request.param == "process without a nursery":
+        monkeypatch.setattr(nursery, "_can_fork", lambda: False)
+    scene = Scene(cast("Isolation", request.param.partition(" ")[0]), tmp_path)
     yield scene
     scene.gate.touch()
     await scene.supervisor.close()
@@ -496,13 +500,17 @@ async def test_a_plain_cycle_runs_everywhere(scene: Scene) -> None:
 
 
 async def test_close_ends_all(scene: Scene) -> None:
-    others = {*psutil.Process().children()}
+    others = {*psutil.Process().children(recursive=True)}
     for agent_id in "abc":
         await scene.create(agent_id)
     threads = [thread for thread in threading.enumerate() if thread.name.startswith("swarm-agent-")]
-    children = {*psutil.Process().children()} - others
+    children = {*psutil.Process().children(recursive=True)} - others
     assert len(threads) == (3 if scene.isolation == "thread" else 0)
-    assert len(children) == (3 if scene.isolation == "process" else 0)
+    pids = {scene.status(agent_id)["pid"] for agent_id in "abc"} - {None}
+    assert len(pids) == (3 if scene.isolation == "process" else 0)
+    nurseries = {child for child in children if child.pid not in pids}
+    assert len(children) == len(pids) + len(nurseries)
+    assert len(nurseries) == (1 if scene.isolation == "process" and nursery._can_fork() else 0)
     await scene.supervisor.close()
     assert not any(thread.is_alive() for thread in threads)
     assert not any(child.is_running() for child in children)
