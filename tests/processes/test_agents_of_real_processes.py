@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,11 @@ def state_of(connected: swarm.Swarm, agent: str) -> dict[str, object]:
     return next((each for each in agents if each["agent"] == agent), {})
 
 
+def lives(connected: swarm.Swarm) -> list[dict[str, Any]]:
+    """What each place tells of its agents."""
+    return [agent for place in connected.orchestrator.get_system_status()["places"] for agent in place["agents"]]
+
+
 def test_every_kind_lives_where_it_belongs_and_answers(connected: swarm.Swarm) -> None:
     for kind in KINDS:
         created = connected.orchestrator.create_agent(kind, kind, where=PLACES.get(kind, "every-worker"))
@@ -70,10 +76,9 @@ def test_every_kind_lives_where_it_belongs_and_answers(connected: swarm.Swarm) -
         assert len(created) == (1 if kind in PLACES else 2)
         for agent in created:
             assert asked(connected, agent["agent"], QUESTIONS.get(kind, "status")) is not None, agent
-    time.sleep(2.5)  # so that all have had their turns
-    status = connected.orchestrator.get_system_status()
-    assert {agent["state"] for agent in status["agents"]} == {"running"}
-    assert [agent["last_error"] for place in status["places"] for agent in place["agents"]] == [None] * 9
+    wait_until(lambda: all(agent["cycles"] >= 2 for agent in lives(connected)), "all have had their turns", 30.0)
+    assert {agent["state"] for agent in connected.orchestrator.get_system_status()["agents"]} == {"running"}
+    assert [agent["last_error"] for agent in lives(connected)] == [None] * 9
     assert connected.status()["off"] == {}
     for kind in KINDS:
         connected.orchestrator.destroy_agent(kind)
