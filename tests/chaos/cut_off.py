@@ -1,4 +1,4 @@
-"""A worker whose packets are dropped for 25 s, on real processes: it is removed, and what it has begun counts for nothing.
+"""A worker whose packets are dropped for 25 s, on real processes: it is removed, and what it has begun is not counted.
 
     python -m tests.chaos.cut_off --scripts 3
 
