@@ -8,7 +8,7 @@ never come here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import islice
 from math import inf, isinf
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +24,7 @@ from scheduler_plugins.decide.ranks import Ranks
 from scheduler_plugins.decide.shelves import ANYWHERE, ROOTS, Cost
 from scheduler_plugins.decide.speculate import SLOWED
 from scheduler_plugins.decide.views import WorkerView
+from scheduler_plugins.on_dask.ranking import ENOUGH, Ranking
 from scheduler_plugins.on_dask.recalls import Recalls
 
 if TYPE_CHECKING:
@@ -37,16 +38,10 @@ if TYPE_CHECKING:
 
 Key = Any
 
-SLICE_S = 0.001
-"""Longest that ranking holds up the event loop at a time."""
-HOLD_S = 0.02
-"""Longest that a graph waits for its tasks to be ranked, before the first are given to workers."""
 MOST_INPUTS, MOST_HOLDERS = 64, 8
 """Inputs of a task, and holders of one input, that are looked at."""
 ELSEWHERE = "elsewhere"
 """Stands for any other worker."""
-RANKING_WORTH = 0.1
-"""Tasks that must end for one to be ranked anew: to rank costs a fiftieth of what Dask does for a task."""
 LOOKS = 200
 """Workers that are looked at in one go."""
 SILENT_S = 3.0
@@ -55,8 +50,6 @@ MANY = 8
 """Tasks of a group from which on it is worth to try one first."""
 FIRST = -1
 """Generation, in Dask's priority, of a task that goes before those that wait on its worker."""
-ENOUGH = 3
-"""Tasks that took less or longer than any should, or of which nothing was known, that call for ranking anew."""
 LONG_S, NOTHING_S = 0.05, 0.005
 RANKED_OFF = 1.5
 """Ratio by which a task's duration may be off in the ranks."""
@@ -116,9 +109,6 @@ class Placing:
         self._is_filling = False
         self._timer: TimerHandle | None = None
         self._wakes_at_s: float | None = None
-        self._ranking: list[Iterator[None]] = []
-        self._is_ranking = False
-        self._holds_until_s = 0.0
         self.repaired = 0
         """Tasks that were thought to run where Dask did not have them: 0, unless something is wrong."""
         self.lag_s = 0.0
@@ -127,9 +117,7 @@ class Placing:
         """Seconds that all tasks have run that have ended."""
         self.done_s = 0.0
         """And what they would have run on workers of average speed."""
-        self._surprises = 0
         self._round: Iterator[WorkerState] = iter(())
-        self._rank_credit = 0.0
         self.lateness = Lateness()
         self._mean_s = 0.0
         """Moving average of what tasks take that are not short."""
@@ -158,6 +146,7 @@ class Placing:
             lambda task, rank_s: self.placement.rank(task, rank_s, self.cost),
             lambda task: task.state in OVER,
         )
+        self.ranking = Ranking(self.scheduler, self.ranks, self._call_soon, self._on_failure)
         self.placement = Placement(
             factor=self.estimates.factor,
             transfer_s=self.transfer_s,
@@ -178,7 +167,7 @@ class Placing:
         scheduler.decide_worker_rootish_queuing_enabled = self._decide
         scheduler.stimulus_queue_slots_maybe_opened = self._fill
         now_s = time.time()
-        self._start_ranking(list(scheduler.tasks.values()))
+        self.ranking.start(list(scheduler.tasks.values()))
         for task in scheduler.tasks.values():
             if task.state == "queued":
                 self._ready(task)
@@ -199,7 +188,7 @@ class Placing:
         self._saved = None
         if self._timer is not None:
             self._timer.cancel()
-        self._ranking.clear()
+        self.ranking.stop()
         scheduler.stream_handlers["long-running"] = self._seceded
         scheduler.idle_task_count = set()
         for worker in scheduler.workers.values():
@@ -291,11 +280,7 @@ class Placing:
     def update_graph(self, tasks: Collection[Key]) -> None:
         known = self.scheduler.tasks
         arrived = [known[key] for key in tasks if key in known]
-        was_ranking = self._is_ranking
-        self._start_ranking([task for task in arrived if task.dependencies or task.dependents])
-        if self._is_ranking and not was_ranking:
-            self._holds_until_s = time.perf_counter() + HOLD_S
-            self.scheduler.loop.asyncio_loop.call_later(HOLD_S, self._call_soon)  # type: ignore[attr-defined]
+        self.ranking.arrived([task for task in arrived if task.dependencies or task.dependents])
 
     def transition(self, task: TaskState, start: str, finish: str, took_s: float | None = None) -> None:
         """After each transition of a task; `finish` is where it ended up, `took_s` the seconds that it ran."""
@@ -317,7 +302,7 @@ class Placing:
         now_s = time.time()
         view = self.placement.view(task)
         given = self.placement.ended(task, now_s)
-        self._rank_credit += 1.0
+        self.ranking.ended()
         if finish != "memory":
             self.estimates.stopped(task)
         elif given is not None and view is not None and took_s is not None:
@@ -328,8 +313,7 @@ class Placing:
             if given.started_at_s is not None:
                 self.lag_s += LAG_RATE * (max(now_s - given.started_at_s - took_s, 0.0) - self.lag_s)
             if not self._is_as_thought(task, given, took_s):
-                self._surprises += 1
-                self._rank_anew()
+                self.ranking.surprised()
 
     def _is_as_thought(self, task: TaskState, given: Given, took_s: float) -> bool:
         """Whether it took about as long as was predicted, and paths are about as long as they were thought to be."""
@@ -390,8 +374,7 @@ class Placing:
             if view is not None:
                 late += self._look_at(view, now_s, idle_factor)
         if self.ranks.is_stale:
-            self._surprises += ENOUGH
-            self._rank_anew()
+            self.ranking.surprised(ENOUGH)
         self.recalls.insist(now_s)
         self.placement.reconsider()
         self._fill()
@@ -441,8 +424,7 @@ class Placing:
         """Its function was unknown when the task was sent; others may have ended since, or it shows as it runs."""
         factor = self.estimates.factor(given.task, worker)
         if self.estimates.is_longer(given.task, elapsed_s / factor):
-            self._surprises += ENOUGH
-            self._rank_anew()
+            self.ranking.surprised(ENOUGH)
         known = self.estimates.of(given.task)
         given.p50_s, given.p99_s, given.is_known = known.p50_s * factor, known.p99_s * factor, known.samples > 0
 
@@ -461,7 +443,7 @@ class Placing:
     def _fill(self, *, stimulus_id: str = "swarm-fill") -> None:
         """In place of `stimulus_queue_slots_maybe_opened`: give workers with room their next tasks."""
         now_s = time.time()
-        if self._is_filling or not self.placement.is_due(now_s) or self._holds():
+        if self._is_filling or not self.placement.is_due(now_s) or self.ranking.holds:
             return
         self._is_filling = True
         scheduler = self.scheduler
@@ -486,10 +468,6 @@ class Placing:
             self._on_failure(error)
         finally:
             self._is_filling = False
-
-    def _holds(self) -> bool:
-        """Whether a graph has just come whose paths are not known yet: the first tasks would go anywhere."""
-        return self._is_ranking and time.perf_counter() < self._holds_until_s
 
     def _set_timer(self, now_s: float) -> None:
         at_s = self.placement.wake_at_s()
@@ -539,8 +517,8 @@ class Placing:
         if task.dependencies:
             home, input_bytes = self._home(task, cost.p50_s)
         if task.dependencies or task.dependents:
-            if task not in self.ranks and not self._is_ranking:
-                self._start_ranking([task])
+            if task not in self.ranks and not self.ranking.is_under_way:
+                self.ranking.start([task])
             rank_s = self.ranks.rank_s(task)
         else:
             self.ranks.alone(task, rank_s)
@@ -568,36 +546,3 @@ class Placing:
                 lacking += need.get_nbytes()
                 source = source or next(iter(need.who_has))
         return self.estimates.transfer_s(lacking, source.address, worker.address) if source is not None else 0.0
-
-    # -- ranks -----------------------------------------------------------------------------------------------------
-
-    def _start_ranking(self, tasks: Iterable[TaskState]) -> None:
-        unfinished = [task for task in tasks if task.state not in ("memory", "erred", "forgotten")]
-        self._ranking.append(self.ranks.visit(unfinished))
-        if not self._is_ranking:
-            self._rank_on()
-
-    def _rank_on(self) -> None:
-        """Rank for a while, and go on in the next turn of the event loop."""
-        self._is_ranking = False
-        started_s = time.perf_counter()
-        try:
-            while self._ranking:
-                for count, _ in enumerate(self._ranking[0]):
-                    if count % 16 == 0 and time.perf_counter() - started_s > SLICE_S:
-                        self._is_ranking = True
-                        self.scheduler.loop.asyncio_loop.call_soon(self._rank_on)  # type: ignore[attr-defined]
-                        return
-                del self._ranking[0]
-            self._call_soon()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with ours, Dask goes on
-            self._on_failure(error)
-
-    def _rank_anew(self) -> None:
-        """Rank all anew, where many durations were not what they were thought to be, and it was not done just now."""
-        if self._is_ranking or self._surprises < ENOUGH or self._rank_credit < 0.0:
-            return
-        self._surprises = 0
-        self.ranks.is_stale = False
-        self._rank_credit = -len(self.ranks) * RANKING_WORTH
-        self._start_ranking(self.ranks.tasks())

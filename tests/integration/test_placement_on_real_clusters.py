@@ -453,7 +453,7 @@ async def test_what_fails_at_the_start_leaves_dask_as_it_is(monkeypatch: pytest.
     def fail(*_: Any) -> None:
         raise ZeroDivisionError("on purpose")
 
-    monkeypatch.setattr("scheduler_plugins.on_dask.placing.Placing._start_ranking", fail)
+    monkeypatch.setattr("scheduler_plugins.on_dask.ranking.Ranking.start", fail)
     async with cluster(workers=2, swarm=True) as running:
         client = await running.client()
         assert not mind(running).is_on

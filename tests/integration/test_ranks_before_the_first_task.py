@@ -9,7 +9,7 @@ import pytest
 from dask.delayed import delayed
 from distributed import Client, Scheduler, Worker
 
-from scheduler_plugins.on_dask import placing as module
+from scheduler_plugins.on_dask import ranking as module
 from scheduler_plugins.on_dask.plugin import SwarmPlugin
 from tests.support.clusters import ANYWHERE
 
@@ -30,7 +30,7 @@ async def test_nothing_is_given_before_it_is_ranked(monkeypatch: pytest.MonkeyPa
         told = placing._on_choice
 
         def note(choice: Any, now_s: float) -> None:
-            given.append(placing._is_ranking)
+            given.append(placing.ranking.is_under_way)
             told(choice, now_s)
 
         placing._on_choice = note
