@@ -15,7 +15,7 @@ async def dask_setup(worker: Worker) -> None:
     """Start the agents once the worker has joined. A refusal is logged, and the worker is plain Dask."""
     from swarm.agents.starting import start_later
 
-    start_later(worker)
+    await start_later(worker)
 
 
 async def install(dask_worker: Worker) -> None:

@@ -1,16 +1,19 @@
 """When the agents of a worker start: once it has joined, so that its first task does not wait for them.
 
-What they need takes as long to import as half of Dask. It is imported beside the event loop, and this module, which is
-imported before the worker has joined, imports nothing of it.
+What they need takes as long to import as half of Dask. Whoever starts a cluster waits until it is ready, so there it is
+imported before the worker joins, or it would hold up the first tasks. A worker that takes the place of one that died
+joins first: its tasks wait already. This module imports nothing of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+import psutil
 from distributed.core import Status
 from distributed.utils import offload
 
@@ -19,15 +22,29 @@ if TYPE_CHECKING:
 
 OVER = (Status.closing, Status.closed, Status.failed)
 HOST = "swarm.agents.host"
+FIRST_S = 10.0
+"""A nanny starts its first worker within this time, on a busy host too."""
 
 _BY_THEMSELVES: WeakKeyDictionary[Worker, asyncio.Event] = WeakKeyDictionary()
 """Workers whose preload starts the agents; the event: it has, or it has said why not."""
 
 
-def start_later(worker: Worker) -> None:
+async def start_later(worker: Worker) -> None:
     """Start the agents of a worker that is starting, as soon as the scheduler knows it."""
     _BY_THEMSELVES[worker] = asyncio.Event()
+    if not takes_a_place(worker):
+        await offload(importlib.import_module, HOST)
     worker._ongoing_background_tasks.call_soon(_once_joined, worker)
+
+
+def takes_a_place(worker: Worker) -> bool:
+    """Whether its nanny had another worker before."""
+    if not worker.nanny:
+        return False
+    try:
+        return psutil.Process().create_time() - psutil.Process(os.getppid()).create_time() > FIRST_S
+    except psutil.Error:
+        return False
 
 
 async def starts_by_itself(worker: Worker) -> bool:

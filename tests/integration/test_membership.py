@@ -114,31 +114,50 @@ async def test_a_worker_that_brings_agents_is_waited_for_not_given_others(monkey
         assert started == [worker.address]
 
 
-async def test_a_worker_joins_before_its_agents_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    imported = asyncio.Event()
+@pytest.fixture
+def imported(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Nobody has imported what agents need before this is set."""
+    event = asyncio.Event()
 
     async def import_slowly(function: Callable[..., Any], *arguments: Any) -> None:
-        await imported.wait()
+        await event.wait()
         function(*arguments)
 
     monkeypatch.setattr(starting, "offload", import_slowly)
+    return event
+
+
+def with_preload(running: Cluster) -> Worker:
+    return Worker(running.address, preload=["swarm.agents"], dashboard=False, host="127.0.0.1", name="later")
+
+
+async def test_a_worker_that_takes_the_place_of_another_joins_before_its_agents_are_imported(
+    monkeypatch: pytest.MonkeyPatch, imported: asyncio.Event
+) -> None:
+    monkeypatch.setattr(starting, "takes_a_place", lambda worker: True)
     async with cluster(workers=0, swarm=True) as running:
         worker = await running.join()
-        await running.stack.enter_async_context(
-            Worker(running.address, preload=["swarm.agents"], dashboard=False, host="127.0.0.1", name="later")
-        )
+        await running.stack.enter_async_context(with_preload(running))
         later = running.scheduler.aliases["later"]
         client = await running.client()
         assert await client.submit(sum, [1, 2], workers=[later], pure=False) == 3
         assert not running.plugin.members.has_agents(later)
-        refused = asyncio.create_task(
-            running.plugin.members.install_agents()
-        )  # waits for them, and gives `worker` its own
+        installed = asyncio.create_task(running.plugin.members.install_agents())  # to `worker`; waits for the others
         await eventually(lambda: running.plugin.members.has_agents(worker.address), "the other one has agents")
         assert not running.plugin.members.has_agents(later)
         imported.set()
-        assert await refused == {}
+        assert await installed == {}
         assert running.plugin.members.has_agents(later)
+
+
+async def test_a_worker_of_a_new_cluster_joins_when_they_are_imported(imported: asyncio.Event) -> None:
+    async with cluster(workers=0, swarm=True) as running:
+        joins = asyncio.create_task(running.stack.enter_async_context(with_preload(running)))
+        await asyncio.sleep(0.3)
+        assert "later" not in running.scheduler.aliases
+        imported.set()
+        worker = await joins
+        await eventually(lambda: running.plugin.members.has_agents(worker.address), "its agents have started")
 
 
 async def test_without_a_client_a_plain_worker_stays_plain() -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 from distributed import Client, LocalCluster
 
+from swarm.agents.starting import FIRST_S
+
 KINDS: dict[str, tuple[list[str], list[str]]] = {"stock": ([], []), "swarm": (["scheduler_plugins"], ["swarm.agents"])}
 QUIET_S = 2.0
 """Between two kills, so that all that came with the last start is over."""
@@ -42,6 +44,7 @@ def measure(kind: str, kills: int) -> dict[str, list[float]]:
         ) as cluster,
         Client(cluster) as client,
     ):
+        time.sleep(FIRST_S)  # as long as workers count as those of a new cluster
         workers = cluster.scheduler.workers
         for number in range(kills):
             time.sleep(QUIET_S)
